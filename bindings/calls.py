@@ -1,0 +1,143 @@
+"""The one door: every driver, NVRTC and cuBLAS call of the project goes through here.
+
+`driver.cuMemAlloc(nbytes)` has the real API's name and argument order, so that NVIDIA's manual documents what is read
+here. A call checks its status, raises CudaError with the arguments spelled out, and returns the remaining values: none,
+one, or a tuple. With tracing on, each call is also recorded, before and after.
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from bindings import backend
+from bindings.errors import STICKY, CudaError
+from bindings.memory import memory_map
+from bindings.trace import recorder
+
+# The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
+last_launch = "none"
+
+_STATUS_TEXT = {
+    "driver": "cuGetErrorString",
+    "nvrtc": "nvrtcGetErrorString",
+    "cublas": "cublasGetStatusString",
+}
+
+
+@cache
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def spell(value: Any) -> str:
+    """One argument as a person reads it: device addresses by buffer name, bytes by length, handles in hex."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, int) and not isinstance(value, bool) and not hasattr(value, "name"):
+        return memory_map.describe(value) if value > 0xFFFFFFFF else str(value)
+    if hasattr(value, "name") and isinstance(value.name, str):
+        return value.name
+    if isinstance(value, (str, float, bool, list, tuple, type(None))):
+        return repr(value) if not isinstance(value, (list, tuple)) else f"<{len(value)} items>"
+    try:
+        return memory_map.describe(int(value))
+    except (TypeError, ValueError):
+        return f"<{type(value).__name__}>"
+
+
+def spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
+    """The arguments of one call by the API's parameter names, spelled out."""
+    names = _parameter_names(function)
+    return {names[i] if i < len(names) else f"argument {i}": spell(value) for i, value in enumerate(arguments)}
+
+
+def _status_name(api: str, status: Any) -> str:
+    if hasattr(status, "name"):
+        return str(status.name)
+    return str(backend.entry_point(api, "cublasGetStatusName")(status))
+
+
+def _status_text(api: str, status: Any) -> str:
+    answer = backend.entry_point(api, _STATUS_TEXT[api])(status)
+    text = answer[-1] if isinstance(answer, tuple) else answer
+    return text.decode() if isinstance(text, bytes) else str(text or "")
+
+
+def _detail(name: str) -> str:
+    """What is known beyond the status: the CPU device's report, else the launch before a sticky error."""
+    report = getattr(backend.select().driver, "last_report", lambda: None)()
+    if report is not None and name in STICKY:
+        return str(report.text)
+    return f"the last launch was {last_launch}" if name in STICKY else ""
+
+
+def _error(api: str, call: str, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]) -> CudaError:
+    spelled = ", ".join(f"{key}={value}" for key, value in spell_arguments(function, arguments).items())
+    name = _status_name(api, status)
+    return CudaError(call, name, _status_text(api, status), spelled, _detail(name))
+
+
+def _checked(api: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its status checked and taken off its answer."""
+
+    def call(*arguments: Any) -> Any:
+        answer = function(*arguments)
+        if answer[0]:
+            raise _error(api, name, function, answer[0], arguments)
+        count = len(answer)
+        return answer[1] if count == 2 else (None if count == 1 else answer[1:])
+
+    return call
+
+
+def _traced(name: str, function: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, recorded before and after."""
+
+    def traced(*arguments: Any) -> Any:
+        event = recorder.before(name, spell_arguments(function, arguments))
+        started, result = time.perf_counter_ns(), "ok"
+        try:
+            return call(*arguments)
+        except CudaError as error:
+            result = error.name
+            raise
+        finally:
+            recorder.after(event, started, result)
+
+    return traced
+
+
+class Door:
+    """One API behind the door. Its functions are made on first use and kept until tracing is switched."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = backend.entry_point(self._api, name)
+        call = _checked(self._api, name, function)
+        made = _traced(name, function, call) if recorder.active else call
+        self.__dict__[name] = made
+        return made
+
+    def forget(self) -> None:
+        """Drop the functions made so far, so that the next use sees whether tracing is on."""
+        self.__dict__ = {"_api": self._api}
+
+
+driver = Door("driver")
+nvrtc = Door("nvrtc")
+cublas = Door("cublas")
+
+
+def _forget_all() -> None:
+    for door in (driver, nvrtc, cublas):
+        door.forget()
+
+
+recorder.on_change = _forget_all

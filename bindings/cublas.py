@@ -1,0 +1,100 @@
+"""Matrix products through cuBLAS, in row-major terms.
+
+**The transpose trick.** cuBLAS is column-major: it reads memory that we wrote row by row as the transpose. A row-major
+`X[r, c]` is, to cuBLAS, the column-major `X^T[c, r]` with leading dimension c. So instead of moving anything, ask it
+for the transpose of what we want:
+
+    row-major     out[M, N] = a[M, K] @ b[K, N]
+    transposed    out^T[N, M] = b^T[N, K] @ a^T[K, M]
+    what cuBLAS already sees: out -> out^T (ldc = N), b -> b^T (lda = N), a -> a^T (ldb = K)
+
+Hence the call `cublasGemmEx(op_N, op_N, m=N, n=M, k=K, A=b, lda=N, B=a, ldb=K, C=out, ldc=N)`: the operands swapped,
+nothing transposed. A linear layer's weight is stored as w[N, K] and used as `out = x @ w^T`. cuBLAS sees w as w^T[K, N]
+with leading dimension K, needs b^T = w[N, K], and so transposes it back: `op_T, lda=K`. This is the fast case for
+tensor cores too: both operands run along K in memory.
+"""
+
+from __future__ import annotations
+
+from bindings.calls import cublas
+from bindings.device import Device, Stream
+from bindings.dtypes import BF16, F16, F32, DType
+from bindings.errors import CutawayError
+from bindings.tensor import Tensor
+
+# cublasOperation_t, cudaDataType, cublasComputeType_t, cublasMath_t, cublasGemmAlgo_t: values from the CUDA headers.
+OP_N, OP_T = 0, 1
+CUDA_TYPE = {F32: 0, F16: 2, BF16: 14}
+COMPUTE_32F = 68
+# Partial sums stay float32 even where cuBLAS splits K: without this flag it may add bf16-rounded parts.
+MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+GEMM_DEFAULT = -1
+
+# What NVIDIA's manual recommends for Hopper; enough for every algorithm's split-K buffers on older GPUs too.
+WORKSPACE_BYTES = 32 * 1024 * 1024
+
+
+class Blas:
+    """A cuBLAS handle bound to one stream, with a workspace of its own (so that products can be captured)."""
+
+    def __init__(self, device: Device, stream: Stream) -> None:
+        self.stream = stream
+        self.handle = cublas.cublasCreate()
+        self._workspace = device.alloc(WORKSPACE_BYTES, "cublas.workspace")
+        cublas.cublasSetStream(self.handle, int(stream.handle))
+        cublas.cublasSetWorkspace(self.handle, self._workspace.address, self._workspace.nbytes)
+        cublas.cublasSetMathMode(self.handle, MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)
+
+    @property
+    def version(self) -> int:
+        """cuBLAS's version as one number, e.g. 130100 for 13.1.0."""
+        return int(cublas.cublasGetVersion(self.handle))
+
+    def gemm(self, out: Tensor, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> None:
+        """`out[M, N] = a[M, K] @ b[K, N]`, or `a @ b^T` with b[N, K]; row-major, float32 sums, rounded once to out.
+
+        a and b share one of bf16, f16, f32; out may be that or f32. Raises CutawayError when shapes do not fit.
+        """
+        m, n, k = _gemm_sizes(out, a, b, transpose_b)
+        cublas.cublasGemmEx(
+            self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
+            1.0, b.address, _type(b.dtype), k if transpose_b else n, a.address, _type(a.dtype), k,
+            0.0, out.address, _type(out.dtype), n, COMPUTE_32F, GEMM_DEFAULT,
+        )  # fmt: skip
+
+    def gemm_batched(self, out: Tensor, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> None:
+        """The product of each matrix of a batch: out[G, M, N], a[G, M, K], b[G, K, N] (or b[G, N, K])."""
+        sizes = {out.shape[0], a.shape[0], b.shape[0]}
+        if len(sizes) != 1:
+            raise CutawayError(f"gemm_batched: batch sizes differ: out {out!r}, a {a!r}, b {b!r}")
+        groups = sizes.pop()
+        m, n, k = _gemm_sizes(_one(out), _one(a), _one(b), transpose_b)
+        cublas.cublasGemmStridedBatchedEx(
+            self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
+            1.0, b.address, _type(b.dtype), k if transpose_b else n, n * k, a.address, _type(a.dtype), k, m * k,
+            0.0, out.address, _type(out.dtype), n, m * n, groups, COMPUTE_32F, GEMM_DEFAULT,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Release the handle and its workspace."""
+        cublas.cublasDestroy(self.handle)
+        self._workspace.free()
+
+
+def _one(batch: Tensor) -> Tensor:
+    return batch[0:1].view(*batch.shape[1:])
+
+
+def _type(dtype: DType) -> int:
+    if dtype not in CUDA_TYPE:
+        raise CutawayError(f"gemm takes bf16, f16 or f32, not {dtype.name}")
+    return CUDA_TYPE[dtype]
+
+
+def _gemm_sizes(out: Tensor, a: Tensor, b: Tensor, transpose_b: bool) -> tuple[int, int, int]:
+    """(M, N, K) of a product, or an error that shows all three operands."""
+    m, k = a.shape
+    n, b_k = b.shape if transpose_b else (b.shape[1], b.shape[0])
+    if b_k != k or out.shape != (m, n) or a.dtype is not b.dtype:
+        raise CutawayError(f"gemm: {out!r} = {a!r} @ {b!r}{'^T' if transpose_b else ''} does not fit")
+    return m, n, k

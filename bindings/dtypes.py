@@ -1,0 +1,72 @@
+"""Element types of device memory, and the rounding between them and NumPy.
+
+NumPy has no bfloat16, so a bf16 array travels as `uint16` bits (its carrier). bf16 is the upper half of a float32:
+the same 8-bit exponent, 7 fraction bits instead of 23. Widening is a shift; narrowing rounds to nearest, ties to even.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class DType:
+    """An element type: its name, its size in bytes, and the NumPy dtype that carries its bits on the host."""
+
+    name: str
+    itemsize: int
+    carrier: np.dtype
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _dtype(name: str, carrier: type) -> DType:
+    return DType(name, np.dtype(carrier).itemsize, np.dtype(carrier))
+
+
+BF16 = _dtype("bf16", np.uint16)
+F16 = _dtype("f16", np.float16)
+F32 = _dtype("f32", np.float32)
+I32 = _dtype("i32", np.int32)
+I64 = _dtype("i64", np.int64)
+U8 = _dtype("u8", np.uint8)
+U32 = _dtype("u32", np.uint32)
+U64 = _dtype("u64", np.uint64)
+
+# Half a unit in the last place of bf16 (8 significant bits): the largest relative error of one rounding.
+BF16_EPS = 2.0**-9
+
+
+def float32_to_bf16(values: NDArray) -> NDArray[np.uint16]:
+    """Round float32 values to bf16 bits, to nearest, ties to even; NaN stays NaN.
+
+    Adding 0x7FFF plus the lowest kept bit carries into the kept half exactly when rounding up is due.
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    lowest_kept = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = ((bits + np.uint32(0x7FFF) + lowest_kept) >> np.uint32(16)).astype(np.uint16)
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    if is_nan.any():  # the carry could turn a NaN with a long fraction into an infinity
+        rounded[is_nan] = np.uint16(0x7FC0)
+    return rounded
+
+
+def bf16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Widen bf16 bits to float32, exactly."""
+    return (np.ascontiguousarray(bits, dtype=np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def encode(values: NDArray, dtype: DType) -> NDArray:
+    """Host values -> the carrier array of `dtype`, rounding floats to nearest even."""
+    if dtype is BF16:
+        return float32_to_bf16(np.asarray(values))
+    return np.ascontiguousarray(values).astype(dtype.carrier)
+
+
+def decode(carrier: NDArray, dtype: DType) -> NDArray:
+    """The carrier array of `dtype` -> host values (bf16 and f16 widened to float32)."""
+    if dtype is BF16:
+        return bf16_to_float32(carrier)
+    return carrier.astype(np.float32) if dtype is F16 else carrier

@@ -1,0 +1,209 @@
+"""A compiled kernel and its launch.
+
+A launch hands the driver an array of pointers, one to each argument's value. That array and the value slots are made
+once; a launch writes the values in place. The driver copies them before it returns (also while a graph is captured), so
+the slots may be rewritten at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bindings import calls
+from bindings.calls import driver
+from bindings.dtypes import F32, I32, I64, U32, U64, DType
+from bindings.errors import CudaError, CutawayError
+from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
+from bindings.trace import recorder
+
+if TYPE_CHECKING:
+    from bindings.device import Device, Stream
+
+Defines = Mapping[str, "int | str"]
+
+# A kernel parameter: its name, and the type of a scalar, or None for a pointer.
+Parameter = tuple[str, "DType | None"]
+
+_CTYPES: dict[DType | None, Any] = {
+    None: ctypes.c_void_p,
+    F32: ctypes.c_float,
+    I32: ctypes.c_int32,
+    I64: ctypes.c_int64,
+    U32: ctypes.c_uint32,
+    U64: ctypes.c_uint64,
+}
+
+# A kernel that wants more dynamic shared memory than this must say so before it is launched.
+DEFAULT_DYNAMIC_SMEM = 48 * 1024
+
+
+class Module:
+    """A loaded image (a cubin; on the CPU device, a shared object)."""
+
+    def __init__(self, device: Device, image: bytes, name: str) -> None:
+        self.device, self.name, self._image = device, name, image
+        self.handle = driver.cuModuleLoadData(image)
+
+    def function(self, entry: str) -> Any:
+        """The handle of an `extern "C" __global__` function. Raises CudaError when there is none of that name."""
+        return driver.cuModuleGetFunction(self.handle, entry.encode())
+
+    def close(self) -> None:
+        """Unload the module; its kernels must not be launched again."""
+        driver.cuModuleUnload(self.handle)
+
+
+class Kernel:
+    """A function of a module with prepared argument slots.
+
+    `parameters` are (name, scalar type or None for a pointer) in the kernel's own order; they are compared with what
+    the compiler recorded, because a wrong count or size is a crash inside the driver. Raises CutawayError when they
+    differ.
+    Attributes: `registers`, `static_smem`, `local_bytes` (spilled or indexed arrays) and `max_threads` of the function.
+    """
+
+    def __init__(self, module: Module, entry: str, parameters: Sequence[Parameter]) -> None:
+        self.module, self.entry, self.names = module, entry, [name for name, _ in parameters]
+        self.handle = module.function(entry)
+        self.slots = [_CTYPES[dtype]() for _, dtype in parameters]
+        self._check_layout([ctypes.sizeof(slot) for slot in self.slots])
+        self._pointers = (ctypes.c_void_p * len(self.slots))(*(ctypes.addressof(slot) for slot in self.slots))
+        self._pointers_address = ctypes.addressof(self._pointers)
+        self.registers = self._attribute("NUM_REGS")
+        self.static_smem = self._attribute("SHARED_SIZE_BYTES")
+        self.local_bytes = self._attribute("LOCAL_SIZE_BYTES")
+        self.max_threads = self._attribute("MAX_THREADS_PER_BLOCK")
+        self._dynamic_smem = DEFAULT_DYNAMIC_SMEM
+
+    def _attribute(self, name: str) -> int:
+        from cuda.bindings.driver import CUfunction_attribute
+
+        member = getattr(CUfunction_attribute, f"CU_FUNC_ATTRIBUTE_{name}")
+        return int(driver.cuFuncGetAttribute(member, self.handle))
+
+    def _check_layout(self, sizes: list[int]) -> None:
+        compiled: list[int] = []
+        while True:
+            try:
+                compiled.append(int(driver.cuFuncGetParamInfo(self.handle, len(compiled))[1]))
+            except CudaError:  # CUDA_ERROR_INVALID_VALUE is how the API says that there are no more
+                break
+        if compiled != sizes:
+            raise CutawayError(
+                f"{self.entry}: the spec has {len(sizes)} parameters of {sizes} bytes, "
+                f"the compiled kernel {len(compiled)} of {compiled}"
+            )
+
+    def _allow_dynamic_smem(self, nbytes: int) -> None:
+        from cuda.bindings.driver import CUfunction_attribute
+
+        limit = self.module.device.max_dynamic_smem
+        if nbytes > limit:
+            raise CutawayError(f"{self.entry} needs {nbytes} bytes of shared memory; a block here may have {limit}")
+        member = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.cuFuncSetAttribute(self.handle, member, nbytes)
+        self._dynamic_smem = nbytes
+
+    def launch(
+        self,
+        stream: Stream,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[int | float],
+        smem: int = 0,
+        dependent: bool = False,
+    ) -> None:
+        """Launch on `stream`. `arguments` in kernel order: addresses as ints, scalars as numbers.
+
+        `smem` is dynamic shared memory in bytes; `dependent` lets the kernel start before the one before it has ended
+        (programmatic dependent launch: the kernel itself must wait before it reads what that one writes).
+        """
+        for slot, value in zip(self.slots, arguments, strict=True):
+            slot.value = value
+        if smem > self._dynamic_smem:
+            self._allow_dynamic_smem(smem)
+        calls.last_launch = self.entry
+        if recorder.active:
+            recorder.detail = self._detail(arguments)
+        if dependent:
+            driver.cuLaunchKernelEx(
+                _dependent_config(grid, block, smem, stream), self.handle, self._pointers_address, 0
+            )
+        else:
+            driver.cuLaunchKernel(self.handle, *grid, *block, smem, stream.handle, self._pointers_address, 0)
+
+    def _detail(self, arguments: Sequence[int | float]) -> dict[str, Any]:
+        spelled = {name: calls.spell(value) for name, value in zip(self.names, arguments, strict=True)}
+        return {"kernel": self.entry, "params": spelled, **recorder.detail}
+
+
+def _dependent_config(grid: tuple[int, int, int], block: tuple[int, int, int], smem: int, stream: Stream) -> Any:
+    """A launch configuration with the programmatic-stream-serialization attribute set."""
+    from cuda.bindings import driver as names
+
+    attribute = names.CUlaunchAttribute()
+    attribute.id = names.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    config = names.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = block
+    config.sharedMemBytes, config.hStream = smem, stream.handle
+    config.attrs, config.numAttrs = [attribute], 1
+    return config
+
+
+class KernelLibrary:
+    """The kernels of one device: compiled (or read from the cache), loaded and prepared once each."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._modules: dict[tuple[str, tuple[tuple[str, int | str], ...]], Module] = {}
+        self._kernels: dict[tuple[str, str, tuple[tuple[str, int | str], ...]], Kernel] = {}
+
+    def get(self, source: str, entry: str, defines: Defines, parameters: Sequence[Parameter]) -> Kernel:
+        """The kernel `entry` of `cuda_src/<source>` specialised by `defines`; compiled at its first use."""
+        constants = tuple(sorted(defines.items()))
+        kernel = self._kernels.get((source, entry, constants))
+        if kernel is None:
+            kernel = Kernel(self._module(source, constants), entry, parameters)
+            self._kernels[source, entry, constants] = kernel
+        return kernel
+
+    def _module(self, source: str, constants: tuple[tuple[str, int | str], ...]) -> Module:
+        if (source, constants) not in self._modules:
+            compiled = compile_kernel(_source_path(source), dict(constants), self._device.arch)
+            self._modules[source, constants] = Module(self._device, compiled.image, source)
+        return self._modules[source, constants]
+
+    def precompile(self, wanted: Sequence[tuple[str, Defines]], progress: Callable[[int, int], None]) -> None:
+        """Fill the cache with these (source, defines) on all cores; `progress(done, total)` after each one."""
+        jobs = list({(source, tuple(sorted(defines.items()))) for source, defines in wanted})
+        progress(0, len(jobs))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            compiling = [pool.submit(compile_kernel, _source_path(s), dict(d), self._device.arch) for s, d in jobs]
+            try:
+                for done, job in enumerate(as_completed(compiling), start=1):
+                    job.result()
+                    progress(done, len(jobs))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def close(self) -> None:
+        """Unload every module."""
+        for module in self._modules.values():
+            module.close()
+        self._modules.clear()
+        self._kernels.clear()
+
+
+def _source_path(source: str) -> Path:
+    path = KERNEL_SOURCES / source
+    if not path.is_file():
+        raise CutawayError(f"there is no kernel source {path}")
+    return path

@@ -1,0 +1,203 @@
+"""Compile a `.cu` file at run time, and keep the result in a cache that cannot lie.
+
+A cubin for the device's own architecture, never PTX: a newer NVRTC writes PTX that an older driver refuses. What is
+known when a model is loaded (head_dim, page size) goes in as `-D` constants: specialising at run time is an advantage
+over a prebuilt library.
+
+The cache key takes the source, the contents of every file it includes, every option, the toolchain, the architecture
+and a schema number. An entry is a folder (kernel.cu, image, compile.log, key.json), written aside and renamed whole; a
+damaged one is built anew with a warning.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from cuda.pathfinder import find_nvidia_header_directory
+
+from bindings import backend
+from bindings.cache_directory import cache_directory
+from bindings.calls import nvrtc
+from bindings.errors import CompileError, CudaError, DeviceError
+
+CACHE_SCHEMA = 1
+KERNEL_SOURCES = Path(__file__).resolve().parent.parent / "cuda_src"
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A compiled `.cu`: the image for cuModuleLoadData, the compiler's log, and the cache folder that holds both."""
+
+    image: bytes
+    log: str
+    folder: Path
+    from_cache: bool
+
+
+@lru_cache(maxsize=1)
+def cuda_headers() -> Path:
+    """The folder of cuda_bf16.h and its kin. Raises DeviceError when no wheel or toolkit has them."""
+    found = find_nvidia_header_directory("cudart")
+    if found is None:
+        raise DeviceError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+    return Path(found)
+
+
+def toolchain() -> str:
+    """All that the result depends on beside source and options: the compiler and its version."""
+    api = backend.select().nvrtc
+    if hasattr(api, "toolchain"):
+        return str(api.toolchain())
+    major, minor = nvrtc.nvrtcVersion()
+    return f"NVRTC {major}.{minor}"
+
+
+@cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+@cache
+def _included(path: Path, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files that `path` names in #include lines and that lie in its own folder or in `folders`."""
+    found = []
+    for name in _INCLUDE.findall(_text(path)):
+        candidates = (folder / name for folder in (path.parent, *folders))
+        found += [next((file for file in candidates if file.is_file()), None)]
+    return tuple(file for file in found if file is not None)
+
+
+def include_closure(path: Path, folders: tuple[Path, ...]) -> list[Path]:
+    """Every file that compiling `path` may read, itself first (conditions ignored: a superset)."""
+    closure, pending = [path], [path]
+    while pending:
+        for file in _included(pending.pop(), folders):
+            if file not in closure:
+                closure.append(file)
+                pending.append(file)
+    return closure
+
+
+def _options(defines: Mapping[str, int | str], arch: str) -> list[str]:
+    options = [
+        f"--include-path={KERNEL_SOURCES / 'include'}",
+        f"--include-path={cuda_headers()}",
+        "--std=c++17",
+    ]
+    if arch != "cpu":
+        options += [f"--gpu-architecture={arch}", "-lineinfo", "--ptxas-options=-v"]
+    return options + [f"-D{name}={value}" for name, value in sorted(defines.items())]
+
+
+def cache_key(source: Path, options: list[str], arch: str) -> dict[str, object]:
+    """What an image depends on, as a JSON-able dictionary; two equal keys may share an image."""
+    folders = (KERNEL_SOURCES / "include", cuda_headers())
+    files = hashlib.sha256()
+    for file in include_closure(source, folders):
+        files.update(file.name.encode() + b"\0" + _text(file).encode() + b"\0")
+    # Folder names are left out: their contents are in `files`, and a moved checkout may keep its cache.
+    kept = [option for option in options if not option.startswith("--include-path")]
+    return {
+        "schema": CACHE_SCHEMA,
+        "source": source.name,
+        "files": files.hexdigest(),
+        "options": kept,
+        "toolchain": toolchain(),
+        "arch": arch,
+    }
+
+
+def _folder_of(key: dict[str, object]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_directory("kernels", str(key["arch"])) / f"{Path(str(key['source'])).stem}-{digest[:20]}"
+
+
+def _read_entry(folder: Path, key: dict[str, object]) -> CompiledKernel | None:
+    """The entry in `folder` if it is whole and its own key and digest agree, else None (with a warning)."""
+    if not folder.is_dir():
+        return None
+    try:
+        stored = json.loads((folder / "key.json").read_text())
+        image = (folder / "image").read_bytes()
+        log = (folder / "compile.log").read_text()
+        if stored == {**key, "image_sha256": hashlib.sha256(image).hexdigest()}:
+            return CompiledKernel(image, log, folder, from_cache=True)
+    except (OSError, ValueError):
+        pass
+    warnings.warn(f"kernel cache entry {folder} is damaged; compiling it again", stacklevel=2)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _write_entry(folder: Path, key: dict[str, object], source: Path, image: bytes, log: str) -> None:
+    """Write the entry aside and rename it whole. If another process was first, its entry stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        (aside / "kernel.cu").write_text(_text(source))
+        (aside / "image").write_bytes(image)
+        (aside / "compile.log").write_text(log)
+        stored = {**key, "image_sha256": hashlib.sha256(image).hexdigest()}
+        (aside / "key.json").write_text(json.dumps(stored, indent=1))
+        os.rename(aside, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _log_of(program: object) -> str:
+    # At least two bytes: CPython shares one-byte `bytes` objects, and NVRTC writes into this one.
+    buffer = b" " * max(nvrtc.nvrtcGetProgramLogSize(program), 2)
+    nvrtc.nvrtcGetProgramLog(program, buffer)
+    return buffer.rstrip(b"\0 ").decode(errors="replace").strip()
+
+
+def _compile(source: Path, options: list[str]) -> tuple[bytes, str]:
+    """Compile `source` under its true name, so that logs and profilers point to real lines."""
+    program = nvrtc.nvrtcCreateProgram(_text(source).encode(), str(source).encode(), 0, None, None)
+    try:
+        try:
+            nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        except CudaError as error:
+            log = _log_of(program)
+            first = next((line for line in log.splitlines() if "error" in line), error.name)
+            raise CompileError(f"{source.name} does not compile: {first.strip()}", log) from error
+        image = b" " * nvrtc.nvrtcGetCUBINSize(program)
+        nvrtc.nvrtcGetCUBIN(program, image)
+        return image, _log_of(program)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) -> CompiledKernel:
+    """The image of `source` for `arch`, from the cache or compiled now.
+
+    `defines` become `-D` constants; `arch` is `sm_90a`, … or `cpu`. Raises CompileError with the first error line (the
+    whole log in `.log`), and CutawayError when the cache folder can't be written.
+    """
+    options = _options(defines, arch)
+    key = cache_key(source, options, arch)
+    folder = _folder_of(key)
+    entry = _read_entry(folder, key)
+    if entry is not None:
+        return entry
+    image, log = _compile(source, options)
+    try:
+        _write_entry(folder, key, source, image, log)
+    except OSError as error:
+        raise CompileError(
+            f"cannot write the kernel cache {folder.parent}: {error.strerror}; set CUTAWAY_CACHE to a writable folder"
+        ) from error
+    return CompiledKernel(image, log, folder, from_cache=False)
