@@ -1,0 +1,255 @@
+"""The public API: a model, and text from it. Names and meanings follow vLLM's offline `LLM`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bindings.device import Device
+from bindings.dtypes import BF16
+from engine.checkpoint import open_checkpoint
+from engine.config import ModelConfig
+from engine.detokenize import IncrementalDecoder
+from engine.errors import ModelError
+from engine.kv_cache import KVCache
+from engine.model_files import resolve_model
+from engine.models import llama
+from engine.request import Request, RequestOutput, SamplingParams, StreamEvent
+from engine.runner import Runner
+from engine.scheduler import Batch, Scheduler
+from engine.step import StepBuffers
+from engine.tokenizer import load_tokenizer
+from engine.weights import LlamaWeights, load_weights
+
+Progress = Callable[[str, int, int, str], None]
+Prompts = str | Sequence[str] | Sequence[Sequence[int]]
+Message = dict[str, str]
+
+PAGE_SIZE = 16
+MAX_BATCHED_TOKENS = 2048
+
+# KV memory when nobody says: a laptop keeps room for itself, a GPU is there to be used.
+CPU_KV_BYTES = 256 * 1024 * 1024
+GPU_KV_FRACTION = 0.5
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits of an engine: tokens of one sequence, sequences at once, tokens of one prefill step, KV pages."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_batched_tokens: int
+    num_pages: int
+
+
+def _no_progress(stage: str, done: int, total: int, unit: str) -> None:
+    """The default: say nothing."""
+
+
+class LLM:
+    """A loaded model.
+
+    model: a Hugging Face folder, a .gguf file, or None for the default model (fetched once).
+    device: `auto`, `cuda` or `cpu`.
+    max_model_len: the longest prompt and answer in tokens (default: the model's own, or what the KV memory holds).
+    max_num_seqs: sequences of one batch. kv_cache_bytes: memory for keys and values.
+    enforce_eager: launch kernels one by one instead of replaying graphs.
+    seed: for requests that bring none.
+    progress: called as (stage, done, total, unit) while fetching, compiling and loading.
+
+    Raises ModelError for what is wrong with the model, DeviceError and CudaError for the device. Use it as a context
+    manager, or call `close()`.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        device: str = "auto",
+        max_model_len: int | None = None,
+        max_num_seqs: int = 8,
+        kv_cache_bytes: int | None = None,
+        enforce_eager: bool = False,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        report = progress or _no_progress
+        with ExitStack() as undo:  # what is open already is closed again if a later step fails
+            path = resolve_model(model, report)
+            checkpoint = undo.enter_context(open_checkpoint(path))
+            self.config: ModelConfig = checkpoint.config
+            self.tokenizer = load_tokenizer(path)
+            self.device = Device.open(device)
+            undo.callback(self.device.close)
+            self._compile_kernels(report)
+            weights = load_weights(self.device, checkpoint, report)
+            self.engine_config = self._plan(max_model_len, max_num_seqs, kv_cache_bytes)
+            self._build(weights, seed, enforce_eager)
+            undo.pop_all()
+        checkpoint.close()
+        self._next_index = 0
+        self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
+
+    def _compile_kernels(self, progress: Progress) -> None:
+        """Compile what the model needs on all cores, then load it: nothing may be loaded while a graph is captured."""
+        wanted = llama.kernels_of(self.config, PAGE_SIZE)
+        jobs = [(op.source, op.defines(symbols)) for op, symbols in wanted]
+        self.device.kernels.precompile(jobs, lambda done, total: progress("compile kernels", done, total, "kernels"))
+        for op, symbols in wanted:
+            op.kernel(self.device, symbols)
+
+    def _plan(self, max_model_len: int | None, max_num_seqs: int, kv_bytes: int | None) -> EngineConfig:
+        """Settle the limits against each other and the memory. Raises ModelError when they cannot hold."""
+        limit = self.config.max_position_embeddings
+        if max_model_len is not None and not 1 <= max_model_len <= limit:
+            raise ModelError(f"max_model_len must be between 1 and {limit} for this model, not {max_model_len}")
+        if max_num_seqs < 1:
+            raise ModelError(f"max_num_seqs must be at least 1, not {max_num_seqs}")
+        if kv_bytes is None:
+            free, _ = self.device.memory_info()
+            kv_bytes = CPU_KV_BYTES if self.device.kind == "cpu" else int(free * GPU_KV_FRACTION)
+        wanted = max_num_seqs * -(-(max_model_len or limit) // PAGE_SIZE)
+        num_pages = min(kv_bytes // self._page_bytes(), wanted)
+        length = min(max_model_len or limit, num_pages * PAGE_SIZE)
+        if num_pages < 1 or (max_model_len or 0) > length:
+            needed = -(-(max_model_len or 1) // PAGE_SIZE) * self._page_bytes()
+            raise ModelError(f"kv_cache_bytes is {kv_bytes}; {max_model_len or 1} tokens need {needed}")
+        return EngineConfig(length, max_num_seqs, min(MAX_BATCHED_TOKENS, max_num_seqs * length), num_pages)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token, all layers."""
+        c = self.config
+        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * BF16.itemsize
+
+    def _page_bytes(self) -> int:
+        return PAGE_SIZE * self.kv_bytes_per_token
+
+    def _build(self, weights: LlamaWeights, seed: int, enforce_eager: bool) -> None:
+        c, limits, device = self.config, self.engine_config, self.device
+        shape = (2 * c.num_layers, limits.num_pages, c.num_kv_heads, PAGE_SIZE, c.head_dim)
+        kv_pages = device.empty(shape, BF16, "kv_pages")
+        self.weight_bytes = weights.nbytes
+        self.cache = KVCache(limits.num_pages, PAGE_SIZE)
+        self.scheduler = Scheduler(self.cache, limits.max_num_seqs, limits.max_batched_tokens)
+        sizes = (limits.max_batched_tokens, limits.max_num_seqs)
+        model = llama.build(device, device.stream, c, weights, kv_pages, *sizes, limits.max_model_len)
+        buffers = StepBuffers(device, *sizes, self.cache.pages_for(limits.max_model_len))
+        self._runner = Runner(device, model, self.cache, buffers, seed, enforce_eager)
+        self._blas = model.blas
+
+    def generate(self, prompts: Prompts, sampling_params: SamplingParams | None = None) -> list[RequestOutput]:
+        """Continue each prompt (text, or token ids). Answers come in the order of the prompts."""
+        return _collect(self.stream(prompts, sampling_params))
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several, through the model's chat template."""
+        conversations = [messages] if messages and isinstance(messages[0], dict) else messages
+        prompts = [self._chat_ids(list(conversation)) for conversation in conversations]  # type: ignore[arg-type]
+        return _collect(self.stream(prompts, sampling_params))
+
+    def stream(
+        self, prompts: Prompts, sampling_params: SamplingParams | None = None, chat: bool = False
+    ) -> Iterator[StreamEvent]:
+        """As `generate`, but each new piece of text as it comes. `chat`: each prompt is one user message."""
+        given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
+        params = sampling_params or SamplingParams()
+        first = self._next_index
+        requests = [self._request(prompt, params, chat) for prompt in given]
+        for request in requests:
+            self.scheduler.add(request)
+        try:
+            while self.scheduler.has_work:
+                for event in self.step():
+                    yield StreamEvent(event.index - first, event.text, event.token_ids, event.finished, event.output)
+        finally:
+            self.scheduler.clear()
+
+    def step(self) -> list[StreamEvent]:
+        """Run one scheduled batch: prefill, or one token for every running sequence."""
+        batch = self.scheduler.schedule()
+        sampled = self._runner.execute(batch)
+        events = []
+        for request, count, token in zip(batch.requests, batch.num_tokens, sampled, strict=True):
+            request.num_computed += count
+            if not request.prefilling:
+                events.append(request.append(token, self._stop_ids, self.engine_config.max_model_len))
+            if request.output.finished:
+                self.scheduler.finish(request)
+        return events
+
+    def score(self, token_ids: Sequence[int], decode_from: int | None = None) -> NDArray[np.float32]:
+        """Logits f32[T, V] after every token of one sequence.
+
+        The first `decode_from` tokens (default: all) are prefilled together, the others follow one decode step each.
+        """
+        request = self._request(token_ids, SamplingParams(max_tokens=1), chat=False)
+        split = len(token_ids) if decode_from is None else decode_from
+        counts = [split] * (split > 0) + [1] * (len(token_ids) - split)
+        self.cache.admit(request.index, len(token_ids))
+        parts = []
+        try:
+            for count in counts:
+                is_prefill = request.num_computed < split
+                parts.append(self._runner.logits(Batch([request], [count], is_prefill)))
+                request.num_computed += count
+        finally:
+            self.cache.release(request.index)
+        return np.concatenate(parts)
+
+    def _request(self, prompt: str | Sequence[int], params: SamplingParams, chat: bool) -> Request:
+        text = prompt if isinstance(prompt, str) else None
+        if text is None:
+            ids = [int(token) for token in prompt]
+        else:
+            ids = self._chat_ids([{"role": "user", "content": text}]) if chat else self.tokenizer.encode(text)
+        self._check_ids(ids)
+        index = self._next_index
+        self._next_index += 1
+        return Request(index, text, ids, self._fit(params, len(ids)), IncrementalDecoder(self.tokenizer))
+
+    def _chat_ids(self, messages: list[Message]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _check_ids(self, ids: list[int]) -> None:
+        limit, vocab = self.engine_config.max_model_len, self.config.vocab_size
+        if not ids:
+            raise ModelError("the prompt has no tokens; give at least one word")
+        if len(ids) >= limit:
+            raise ModelError(f"the prompt has {len(ids)} tokens, this engine takes at most {limit - 1} (max_model_len)")
+        if not all(0 <= token < vocab for token in ids):
+            raise ModelError(f"the prompt has token ids outside 0..{vocab - 1}")
+
+    def _fit(self, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
+        """max_tokens cut to what the context has room for, so that no more pages are promised than can be used."""
+        room = self.engine_config.max_model_len - prompt_tokens
+        if params.max_tokens <= room:
+            return params
+        return SamplingParams(params.temperature, room, params.seed, params.stop_token_ids, params.ignore_eos)
+
+    def close(self) -> None:
+        """Free everything on the device."""
+        self._runner.close()
+        self._blas.close()
+        self.device.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _collect(events: Iterator[StreamEvent]) -> list[RequestOutput]:
+    """The whole outputs, in the order of their prompts."""
+    outputs = {event.index: event.output for event in events}
+    return [outputs[index] for index in sorted(outputs)]

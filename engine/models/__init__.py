@@ -1,0 +1,1 @@
+"""The forward passes, one model family a file."""

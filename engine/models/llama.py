@@ -1,0 +1,189 @@
+"""The Llama decoder, top to bottom (Touvron et al. 2023; grouped-query attention as in Llama 2 70B and Llama 3).
+
+Serves Llama 2, 3, 3.1 and 3.2, TinyLlama, SmolLM2, and Mistral without a sliding window. Every line of `forward` and
+below is one kernel or one matrix product on the stream. T tokens of S sequences run at once; nothing here waits.
+
+Rounding: activations and the residual stream are bf16, every sum inside a kernel or a product is float32, logits are
+float32.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from bindings.cublas import Blas
+from bindings.device import Device, Stream
+from bindings.dtypes import BF16, F32
+from bindings.tensor import Tensor
+from bindings.trace import label
+from engine import ops
+from engine.config import ModelConfig
+from engine.rope import rope_table
+from engine.spec import Op
+from engine.step import Step
+from engine.weights import LayerWeights, LlamaWeights
+
+
+class Activations:
+    """Scratch tensors between operations, sized for the largest step and used by every layer in turn."""
+
+    def __init__(self, device: Device, config: ModelConfig, max_tokens: int, max_seqs: int, max_splits: int) -> None:
+        c, t = config, max_tokens
+
+        def bf16(name: str, *shape: int) -> Tensor:
+            return device.empty(shape, BF16, f"activations.{name}")
+
+        def f32(name: str, *shape: int) -> Tensor:
+            return device.empty(shape, F32, f"activations.{name}")
+
+        self.residual = bf16("residual", t, c.hidden_size)
+        self.normed = bf16("normed", t, c.hidden_size)
+        self.qkv = bf16("qkv", t, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
+        self.attended = bf16("attended", t, c.num_heads * c.head_dim)
+        self.gate_up = bf16("gate_up", t, 2 * c.intermediate_size)
+        self.gated = bf16("gated", t, c.intermediate_size)
+        self.update = bf16("update", t, c.hidden_size)
+        self.last = bf16("last", max_seqs, c.hidden_size)
+        self.logits = f32("logits", max_seqs, c.vocab_size)
+        self.partial_out = f32("partial_out", max_seqs * c.num_heads * max_splits * c.head_dim)
+        self.partial_lse = f32("partial_lse", max_seqs * c.num_heads * max_splits)
+
+
+class Llama:
+    """The weights, the KV pages and the order of operations.
+
+    `kv_pages` is bf16[2 L, P, NKV, B, D]: the keys of layer 0, its values, the keys of layer 1, …
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: LlamaWeights,
+        kv_pages: Tensor,
+        scratch: Activations,
+        cos_sin: Tensor,
+        blas: Blas,
+    ) -> None:
+        self.config, self.weights, self.scratch = config, weights, scratch
+        self.cos_sin, self.blas, self.stream = cos_sin, blas, blas.stream
+        pages = [kv_pages[i : i + 1].view(*kv_pages.shape[1:]) for i in range(kv_pages.shape[0])]
+        self.k_cache, self.v_cache = pages[0::2], pages[1::2]
+
+    def forward(self, step: Step) -> Tensor:
+        """The logits f32[S, V] of the last token of each sequence of this step."""
+        hidden = self.hidden_states(step)
+        with label("lm head"):
+            return self.lm_head(self._last_rows(hidden, step))
+
+    def hidden_states(self, step: Step) -> Tensor:
+        """The normalised hidden states bf16[T, H] after the last layer; keys and values go to their pages."""
+        tokens = step.token_ids.shape[0]
+        residual, update = self.scratch.residual[0:tokens], None
+        with label("embedding"):
+            ops.EMBEDDING(self.stream, out=residual, token_ids=step.token_ids, table=self.weights.embed)
+        for index, layer in enumerate(self.weights.layers):
+            with label(f"layer {index}"):
+                with label("attention"):
+                    normed = self._norm(residual, update, layer.input_norm)
+                    update = self._attention(index, layer, normed, step)
+                with label("mlp"):
+                    normed = self._norm(residual, update, layer.post_attention_norm)
+                    update = self._mlp(layer, normed)
+        with label("final norm"):
+            return self._norm(residual, update, self.weights.norm)
+
+    def lm_head(self, rows: Tensor) -> Tensor:
+        """Logits f32[S, V] of S normalised hidden rows."""
+        logits = self.scratch.logits[0 : rows.shape[0]]
+        self.blas.gemm(logits, rows, self.weights.lm_head, transpose_b=True)
+        return logits
+
+    def _norm(self, residual: Tensor, update: Tensor | None, weight: Tensor) -> Tensor:
+        """RMSNorm of the residual stream, after adding the last sublayer's update to it (none before the first)."""
+        out, eps = self.scratch.normed[0 : residual.shape[0]], self.config.rms_norm_eps
+        if update is None:
+            ops.RMSNORM(self.stream, out=out, x=residual, weight=weight, eps=eps)
+        else:
+            ops.ADD_RMSNORM(self.stream, out=out, residual=residual, x=update, weight=weight, eps=eps)
+        return out
+
+    def _attention(self, index: int, layer: LayerWeights, normed: Tensor, step: Step) -> Tensor:
+        """Queries, keys and values; rotary positions; softmax(q k^T / sqrt(D)) v over the pages; output projection."""
+        c, tokens = self.config, normed.shape[0]
+        qkv, update = self.scratch.qkv[0:tokens], self.scratch.update[0:tokens]
+        attended = self.scratch.attended[0:tokens]
+        self.blas.gemm(qkv, normed, layer.qkv, transpose_b=True)
+        heads = qkv.view(tokens, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
+        ops.ROPE_KV_WRITE(
+            self.stream, qkv=heads, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
+            positions=step.positions, slot_mapping=step.slot_mapping, cos_sin=self.cos_sin, NH=c.num_heads,
+        )  # fmt: skip
+        attend = self._attend_prefill if step.is_prefill else self._attend_decode
+        attend(index, attended.view(tokens, c.num_heads, c.head_dim), heads, step)
+        self.blas.gemm(update, attended, layer.o, transpose_b=True)
+        return update
+
+    def _attend_prefill(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
+        """Many new tokens a sequence: tiles of queries against tiles of keys, on tensor cores."""
+        ops.PREFILL_ATTENTION(
+            self.stream, out=out, qkv=qkv, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
+            block_tables=step.block_tables, seq_lens=step.seq_lens, query_starts=step.query_starts,
+            scale=1 / sqrt(self.config.head_dim), MAXQ=step.max_query_len, KV=step.kv_tokens,
+        )  # fmt: skip
+
+    def _attend_decode(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
+        """One new token a sequence: each split of its pages on its own, then the splits merged."""
+        c, seqs, splits = self.config, step.num_seqs, step.num_splits
+        lse = self._partial(self.scratch.partial_lse, seqs, c.num_heads, splits)
+        partial = self._partial(self.scratch.partial_out, seqs, c.num_heads, splits, c.head_dim)
+        ops.DECODE_ATTENTION(
+            self.stream, partial_out=partial, partial_lse=lse, qkv=qkv,
+            k_cache=self.k_cache[index], v_cache=self.v_cache[index], block_tables=step.block_tables,
+            seq_lens=step.seq_lens, scale=1 / sqrt(c.head_dim), KV=step.kv_tokens,
+        )  # fmt: skip
+        ops.COMBINE_SPLITS(
+            self.stream, out=out, partial_out=partial, partial_lse=lse, seq_lens=step.seq_lens,
+            NKV=c.num_kv_heads, B=self.k_cache[index].shape[2],
+        )  # fmt: skip
+
+    @staticmethod
+    def _partial(scratch: Tensor, *shape: int) -> Tensor:
+        count = 1
+        for size in shape:
+            count *= size
+        return scratch[0:count].view(*shape)
+
+    def _mlp(self, layer: LayerWeights, normed: Tensor) -> Tensor:
+        """down(silu(gate(x)) * up(x))."""
+        tokens = normed.shape[0]
+        gate_up, gated = self.scratch.gate_up[0:tokens], self.scratch.gated[0:tokens]
+        update = self.scratch.update[0:tokens]
+        self.blas.gemm(gate_up, normed, layer.gate_up, transpose_b=True)
+        ops.SILU_MUL(self.stream, out=gated, gate_up=gate_up)
+        self.blas.gemm(update, gated, layer.down, transpose_b=True)
+        return update
+
+    def _last_rows(self, hidden: Tensor, step: Step) -> Tensor:
+        """The last row of each sequence. Gathering rows is what the embedding kernel does, so it does this too."""
+        if not step.is_prefill:
+            return hidden
+        last = self.scratch.last[0 : step.num_seqs]
+        ops.EMBEDDING(self.stream, out=last, token_ids=step.last_rows, table=hidden)
+        return last
+
+
+def build(
+    device: Device, stream: Stream, config: ModelConfig, weights: LlamaWeights,
+    kv_pages: Tensor, max_tokens: int, max_seqs: int, max_len: int,
+) -> Llama:  # fmt: skip
+    """A Llama with its scratch memory and rope table, for steps of up to these sizes."""
+    max_splits = 2 * -(-max_len // ops.SPLIT_TOKENS)  # split counts are rounded up to powers of two
+    scratch = Activations(device, config, max_tokens, max_seqs, max_splits)
+    cos_sin = device.upload(rope_table(config, max_len), F32, "rope.cos_sin")
+    return Llama(config, weights, kv_pages, scratch, cos_sin, Blas(device, stream))
+
+
+def kernels_of(config: ModelConfig, page_size: int) -> list[tuple[Op, dict[str, int]]]:
+    """Every operation with the symbols that specialise it for this model: what to compile before the first step."""
+    symbols = {"D": config.head_dim, "NH": config.num_heads, "NKV": config.num_kv_heads, "B": page_size}
+    return [(op, symbols) for op in ops.ALL.values()]

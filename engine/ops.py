@@ -1,0 +1,245 @@
+"""Every operation of the forward pass: one entry a kernel, in the order in which a token meets them.
+
+Symbols: T tokens of this step (all sequences in a row), S sequences, H hidden size, NH query heads, NKV key/value
+heads, D head_dim, I MLP width, V vocabulary, P pages of the KV cache, B tokens a page, M block-table width, R positions
+of the rope table, C splits of a sequence. Matrix products are not here: they go to cuBLAS (bindings/cublas.py).
+
+`bytes` counts what must cross device memory once (each input read once, each output written once), `flops` the
+multiplications and additions that the formula asks for: together they give an operation's floor.
+"""
+
+from bindings.dtypes import BF16, F32, I32, U64
+from engine.spec import Extra, In, InOut, Launch, Op, Out, Scalar, Size
+
+# Tokens of one split of a sequence in decode attention. A constant, so that the order of the sums (and with it every
+# bit of the result) depends on the sequence alone, never on what else is in the batch.
+SPLIT_TOKENS = 256
+
+# Queries of one block of prefill attention: 4 warps of 16 rows, the row count of an mma tile.
+PREFILL_QUERY_TILE = 64
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _tile_bytes(tokens: int, head_dim: int) -> int:
+    """Shared memory of a tile of keys or values: bf16 rows, each padded by 16 bytes against bank conflicts."""
+    return 2 * tokens * (head_dim + 8)
+
+
+EMBEDDING = Op(
+    "embedding",
+    source="embedding.cu",
+    entry="embedding",
+    summary="look up one row of the embedding table per token",
+    args=(
+        Out("out", BF16, "T H"),
+        In("token_ids", I32, "T"),
+        In("table", BF16, "V H"),
+        Size("hidden", "H"),
+    ),
+    constants={"BLOCK_THREADS": 128},
+    launch=lambda s: Launch((s.T,), 128),
+    bytes=lambda s: s.T * (2 * s.H * 2 + 4),
+    flops=lambda s: 0,
+)
+
+RMSNORM = Op(
+    "rmsnorm",
+    source="rmsnorm.cu",
+    entry="rmsnorm",
+    summary="scale each row to unit root mean square, then by the weight",
+    args=(
+        Out("out", BF16, "T H"),
+        In("x", BF16, "T H"),
+        In("weight", BF16, "H"),
+        Scalar("eps", F32),
+        Size("hidden", "H"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((s.T,), 256),
+    bytes=lambda s: 2 * s.H * (2 * s.T + 1),
+    flops=lambda s: 4 * s.T * s.H,
+)
+
+ADD_RMSNORM = Op(
+    "add_rmsnorm",
+    source="rmsnorm.cu",
+    entry="add_rmsnorm",
+    summary="add a sublayer's output to the residual stream and normalise the sum",
+    args=(
+        Out("out", BF16, "T H"),
+        InOut("residual", BF16, "T H"),
+        In("x", BF16, "T H"),
+        In("weight", BF16, "H"),
+        Scalar("eps", F32),
+        Size("hidden", "H"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((s.T,), 256),
+    bytes=lambda s: 2 * s.H * (4 * s.T + 1),
+    flops=lambda s: 5 * s.T * s.H,
+)
+
+ROPE_KV_WRITE = Op(
+    "rope_kv_write",
+    source="rope_kv_write.cu",
+    entry="rope_kv_write",
+    summary="rotate queries and keys by their positions, and write keys and values into their pages",
+    args=(
+        InOut("qkv", BF16, "T NH+2*NKV D"),
+        InOut("k_cache", BF16, "P NKV B D"),
+        InOut("v_cache", BF16, "P NKV B D"),
+        In("positions", I32, "T"),
+        In("slot_mapping", I32, "T"),
+        In("cos_sin", F32, "R D"),
+        Extra("NH"),
+        Size("num_heads", "NH"),
+        Size("num_kv_heads", "NKV"),
+    ),
+    constants={"HEAD_DIM": "D", "PAGE_SIZE": "B", "BLOCK_THREADS": 128},
+    launch=lambda s: Launch((s.T,), 128),
+    bytes=lambda s: s.T * (2 * s.D * 2 * (s.NH + 2 * s.NKV) + 4 * s.D + 8),
+    flops=lambda s: 3 * s.T * s.D * (s.NH + s.NKV),
+)
+
+PREFILL_ATTENTION = Op(
+    "prefill_attention",
+    source="prefill_attention.cu",
+    entry="prefill_attention",
+    summary="causal attention of many new tokens over their sequence's pages (online softmax, tensor cores)",
+    args=(
+        Out("out", BF16, "T NH D"),
+        In("qkv", BF16, "T NH+2*NKV D"),
+        In("k_cache", BF16, "P NKV B D"),
+        In("v_cache", BF16, "P NKV B D"),
+        In("block_tables", I32, "S M"),
+        In("seq_lens", I32, "S"),
+        In("query_starts", I32, "S+1"),
+        Scalar("scale", F32),
+        Size("num_heads", "NH"),
+        Size("num_kv_heads", "NKV"),
+        Size("table_width", "M"),
+        Extra("MAXQ"),
+        Extra("KV", default="T"),  # key positions read in all: more than T where sequences have earlier context
+    ),
+    constants={"HEAD_DIM": "D", "PAGE_SIZE": "B"},
+    launch=lambda s: Launch((_ceil_div(s.MAXQ, PREFILL_QUERY_TILE), s.NH, s.S), 128, 4 * _tile_bytes(64, s.D)),
+    bytes=lambda s: 2 * s.D * (2 * s.T * s.NH + 2 * s.KV * s.NKV),
+    flops=lambda s: 4 * s.D * s.NH * s.T * (s.KV - s.T + (s.T + s.S) // 2) // s.S,
+)
+
+DECODE_ATTENTION = Op(
+    "decode_attention",
+    source="decode_attention.cu",
+    entry="decode_attention",
+    summary="attention of one new token per sequence over one split of its pages",
+    args=(
+        Out("partial_out", F32, "S NH C D"),
+        Out("partial_lse", F32, "S NH C"),
+        In("qkv", BF16, "S NH+2*NKV D"),
+        In("k_cache", BF16, "P NKV B D"),
+        In("v_cache", BF16, "P NKV B D"),
+        In("block_tables", I32, "S M"),
+        In("seq_lens", I32, "S"),
+        Scalar("scale", F32),
+        Size("num_heads", "NH"),
+        Size("num_kv_heads", "NKV"),
+        Size("table_width", "M"),
+        Size("num_splits", "C"),
+        Extra("KV", default="S*M*B"),  # key positions read in all; the tables' capacity where nobody says
+    ),
+    constants={"HEAD_DIM": "D", "GQA_GROUP": "NH//NKV", "PAGE_SIZE": "B", "SPLIT_TOKENS": SPLIT_TOKENS},
+    launch=lambda s: Launch((s.C, s.NKV, s.S), 128, 2 * _tile_bytes(128, s.D)),
+    bytes=lambda s: 2 * s.D * (s.S * s.NH + 2 * s.KV * s.NKV) + 4 * s.S * s.NH * s.C * (s.D + 1),
+    flops=lambda s: 4 * s.D * s.NH * s.KV,
+)
+
+COMBINE_SPLITS = Op(
+    "combine_splits",
+    source="decode_attention.cu",
+    entry="combine_splits",
+    summary="merge the splits of each sequence by their log-sum-exps",
+    args=(
+        Out("out", BF16, "S NH D"),
+        In("partial_out", F32, "S NH C D"),
+        In("partial_lse", F32, "S NH C"),
+        In("seq_lens", I32, "S"),
+        Size("num_heads", "NH"),
+        Size("num_splits", "C"),
+        Extra("NKV"),
+        Extra("B"),
+    ),
+    constants=DECODE_ATTENTION.constants,
+    launch=lambda s: Launch((s.NH, s.S), s.D // 2),
+    bytes=lambda s: s.S * s.NH * (4 * s.C * (s.D + 1) + 2 * s.D),
+    flops=lambda s: 2 * s.S * s.NH * s.C * s.D,
+)
+
+SILU_MUL = Op(
+    "silu_mul",
+    source="silu_mul.cu",
+    entry="silu_mul",
+    summary="the gated MLP's activation: silu(gate) * up",
+    args=(
+        Out("out", BF16, "T I"),
+        In("gate_up", BF16, "T 2*I"),
+        Size("width", "I"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((_ceil_div(s.I // 8, 256), s.T), 256),
+    bytes=lambda s: 2 * 3 * s.T * s.I,
+    flops=lambda s: 5 * s.T * s.I,
+)
+
+ARGMAX = Op(
+    "argmax",
+    source="argmax.cu",
+    entry="argmax",
+    summary="greedy sampling: the token with the largest logit",
+    args=(
+        Out("token_ids", I32, "S"),
+        In("logits", F32, "S V"),
+        Size("vocab", "V"),
+    ),
+    constants={"BLOCK_THREADS": 1024},
+    launch=lambda s: Launch((s.S,), 1024),
+    bytes=lambda s: 4 * s.S * (s.V + 1),
+    flops=lambda s: s.S * s.V,
+)
+
+GUMBEL_SAMPLE = Op(
+    "gumbel_sample",
+    source="gumbel_sample.cu",
+    entry="gumbel_sample",
+    summary="temperature sampling: the largest of logit / temperature + Gumbel noise",
+    args=(
+        Out("token_ids", I32, "S"),
+        In("logits", F32, "S V"),
+        In("temperature", F32, "S"),
+        In("seeds", U64, "S"),
+        In("positions", I32, "S"),
+        Size("vocab", "V"),
+    ),
+    constants={"BLOCK_THREADS": 1024},
+    launch=lambda s: Launch((s.S,), 1024),
+    bytes=lambda s: 4 * s.S * (s.V + 1) + 16 * s.S,
+    flops=lambda s: 4 * s.S * s.V,
+)
+
+ALL: dict[str, Op] = {
+    op.name: op
+    for op in (
+        EMBEDDING,
+        RMSNORM,
+        ADD_RMSNORM,
+        ROPE_KV_WRITE,
+        PREFILL_ATTENTION,
+        DECODE_ATTENTION,
+        COMBINE_SPLITS,
+        SILU_MUL,
+        ARGMAX,
+        GUMBEL_SAMPLE,
+    )
+}

@@ -1,0 +1,189 @@
+"""Text <-> token ids of one model, and its chat format.
+
+    tokenizer = load_tokenizer("path/to/model")                  # a Hugging Face folder or a .gguf file
+    ids = tokenizer.encode("The capital of France is")
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}])     # encode with
+    add_special_tokens=False
+
+The work of splitting and merging is done by Hugging Face's `tokenizers` package; this module finds the
+model's settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from engine.chat_template import ChatTemplate
+from engine.detokenize import IncrementalDecoder
+from engine.errors import ModelError, UsageError
+from engine.fields import read_json
+from engine.gguf_header import GgufHeader, read_gguf_header
+from engine.gguf_tokenizer import backend_from_gguf
+
+__all__ = ["IncrementalDecoder", "Tokenizer", "load_tokenizer", "tokenizer_from_gguf"]
+
+
+# Hugging Face's name of a special token -> GGUF's key of its id
+SPECIAL_TOKENS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with the model's special tokens and chat template.
+
+    Attributes:
+        backend: the tokenizer proper.
+        name: where it came from, for error messages.
+        special_tokens: the texts of "bos_token", "eos_token" and the like, where the model has them.
+        bos_token_id: the id of "bos_token", or None.
+        eos_token_ids: the id of "eos_token", as a tuple of one or none; ModelConfig may know further ids that
+            end an answer.
+        vocab_size: number of ids, added tokens included; the model's embedding may have more rows.
+        special_token_ids: ids of control tokens such as `<|im_end|>`, which are no text.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        name: str,
+        special_tokens: Mapping[str, str],
+        chat_template: str | None = None,
+    ) -> None:
+        self.backend, self.name, self.special_tokens = backend, name, dict(special_tokens)
+        self.backend.no_truncation()  # a tokenizer.json may carry the settings of its training run
+        self.backend.no_padding()
+        self.bos_token_id = self._id_of("bos_token")
+        eos = self._id_of("eos_token")
+        self.eos_token_ids = () if eos is None else (eos,)
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self.special_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.chat_template = ChatTemplate(chat_template, self.special_tokens, name) if chat_template else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; special tokens written out in it (`<|im_end|>`) become their ids.
+
+        `add_special_tokens` puts in what the model expects around a text, such as BOS. Leave it off for text
+        from `apply_chat_template`, which writes them itself.
+
+        Raises:
+            UsageError: the text holds half of a surrogate pair, so it is not valid Unicode.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text is not valid Unicode: character {error.start} is a lone surrogate") from error
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; bytes that form no character are U+FFFD, ids without a token nothing."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token(self, token_id: int) -> str | None:
+        """How the vocabulary spells a token (`Ġhello`), or None for an id that it does not have."""
+        spelling: str | None = self.backend.id_to_token(token_id)
+        return spelling
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """The conversation in the model's chat format: see `ChatTemplate.render`.
+
+        Raises:
+            ModelError: the model has no chat template, or a broken one.
+            UsageError: the messages are not what the template can format.
+        """
+        if self.chat_template is None:
+            raise ModelError(f"{self.name}: the model has no chat template; give it raw text (--raw)")
+        return self.chat_template.render(messages, add_generation_prompt)
+
+    def _id_of(self, key: str) -> int | None:
+        token = self.special_tokens.get(key)
+        if token is None:
+            return None
+        token_id: int | None = self.backend.token_to_id(token)
+        if token_id is None:
+            raise ModelError(f"{self.name}: its {key} {token!r} is not in the vocabulary")
+        return token_id
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a model: a Hugging Face folder with tokenizer.json, or a .gguf file.
+
+    Raises:
+        ModelError: nothing there, a file missing or damaged, or a kind of tokenizer that is not supported.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _tokenizer_from_folder(path)
+    if not path.exists():
+        raise ModelError(f"{path}: no such model (expected a Hugging Face folder or a .gguf file)")
+    return tokenizer_from_gguf(read_gguf_header(path))
+
+
+def tokenizer_from_gguf(header: GgufHeader) -> Tokenizer:
+    """The tokenizer that a GGUF file's metadata describes.
+
+    Raises:
+        ModelError: see `backend_from_gguf`.
+    """
+    name, metadata = str(header.path), header.metadata
+    backend = backend_from_gguf(metadata, name)
+    special_tokens = {}
+    for key, stored_as in SPECIAL_TOKENS.items():
+        token_id = metadata.get(f"tokenizer.ggml.{stored_as}")
+        token = None if token_id is None else backend.id_to_token(token_id)
+        if token is not None:
+            special_tokens[key] = token
+    return Tokenizer(backend, name, special_tokens, metadata.get("tokenizer.chat_template"))
+
+
+def _tokenizer_from_folder(folder: Path) -> Tokenizer:
+    backend = _read_backend(folder / "tokenizer.json")
+    settings: dict[str, Any] = {}
+    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):  # the later one wins
+        settings |= read_json(file) if file.is_file() else {}
+    special_tokens = {}
+    for key in SPECIAL_TOKENS:
+        token = settings.get(key)
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            special_tokens[key] = text
+    return Tokenizer(backend, str(folder), special_tokens, _folder_template(folder, settings))
+
+
+def _read_backend(file: Path) -> tokenizers.Tokenizer:
+    if not file.is_file():
+        raise ModelError(
+            f"{file}: missing; a model folder needs its tokenizer in this file (tokenizer.model is not read)"
+        )
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exceptions
+        raise ModelError(f"{file}: not a tokenizer: {' '.join(str(error).split())}") from error
+
+
+def _folder_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, else `chat_template` in tokenizer_config.json: a text, or a list of named ones."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        if "default" not in named:
+            raise ModelError(f"{folder}: no chat template is named 'default' (found: {', '.join(map(str, named))})")
+        template = named["default"]
+    if template is not None and not isinstance(template, str):
+        raise ModelError(
+            f"{folder}: chat_template in tokenizer_config.json is a {type(template).__name__}, expected text"
+        )
+    return template

