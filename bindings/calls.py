@@ -70,10 +70,13 @@ def _status_text(api: str, status: Any) -> str:
 
 def _detail(name: str) -> str:
     """What is known beyond the status: the CPU device's report, else the launch before a sticky error."""
+    if name not in STICKY:
+        return ""
     report = getattr(backend.select().driver, "last_report", lambda: None)()
-    if report is not None and name in STICKY:
-        return str(report.text)
-    return f"the last launch was {last_launch}" if name in STICKY else ""
+    if report is None:
+        return f"the last launch was {last_launch}"
+    where = "" if report.address is None else f", at {memory_map.describe(report.address)}"
+    return f"{report}{where}"
 
 
 def _error(api: str, call: str, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]) -> CudaError:

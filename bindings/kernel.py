@@ -38,8 +38,8 @@ _CTYPES: dict[DType | None, Any] = {
     U64: ctypes.c_uint64,
 }
 
-# A kernel that wants more dynamic shared memory than this must say so before it is launched.
-DEFAULT_DYNAMIC_SMEM = 48 * 1024
+# A kernel that wants more shared memory than this, static and dynamic together, must say so before it is launched.
+DEFAULT_SMEM = 48 * 1024
 
 
 class Module:
@@ -78,7 +78,7 @@ class Kernel:
         self.static_smem = self._attribute("SHARED_SIZE_BYTES")
         self.local_bytes = self._attribute("LOCAL_SIZE_BYTES")
         self.max_threads = self._attribute("MAX_THREADS_PER_BLOCK")
-        self._dynamic_smem = DEFAULT_DYNAMIC_SMEM
+        self._dynamic_smem = DEFAULT_SMEM - self.static_smem
 
     def _attribute(self, name: str) -> int:
         from cuda.bindings.driver import CUfunction_attribute
@@ -103,8 +103,9 @@ class Kernel:
         from cuda.bindings.driver import CUfunction_attribute
 
         limit = self.module.device.max_dynamic_smem
-        if nbytes > limit:
-            raise CutawayError(f"{self.entry} needs {nbytes} bytes of shared memory; a block here may have {limit}")
+        if nbytes + self.static_smem > limit:
+            needs = f"{nbytes + self.static_smem} bytes of shared memory"
+            raise CutawayError(f"{self.entry} needs {needs}; a block here may have {limit}")
         member = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         driver.cuFuncSetAttribute(self.handle, member, nbytes)
         self._dynamic_smem = nbytes

@@ -141,7 +141,6 @@ def _read_entry(folder: Path, key: dict[str, object]) -> CompiledKernel | None:
 
 def _write_entry(folder: Path, key: dict[str, object], source: Path, image: bytes, log: str) -> None:
     """Write the entry aside and rename it whole. If another process was first, its entry stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
         (aside / "kernel.cu").write_text(_text(source))
@@ -198,6 +197,6 @@ def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) ->
         _write_entry(folder, key, source, image, log)
     except OSError as error:
         raise CompileError(
-            f"cannot write the kernel cache {folder.parent}: {error.strerror}; set CUTAWAY_CACHE to a writable folder"
+            f"cannot write the kernel cache {folder.parent}: {error.strerror}; set CUTAWAY_CACHE to a folder that can be written"
         ) from error
     return CompiledKernel(image, log, folder, from_cache=False)
