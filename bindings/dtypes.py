@@ -44,13 +44,17 @@ def float32_to_bf16(values: NDArray) -> NDArray[np.uint16]:
 
     Adding 0x7FFF plus the lowest kept bit carries into the kept half exactly when rounding up is due.
     """
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    lowest_kept = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = ((bits + np.uint32(0x7FFF) + lowest_kept) >> np.uint32(16)).astype(np.uint16)
-    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    if is_nan.any():  # the carry could turn a NaN with a long fraction into an infinity
-        rounded[is_nan] = np.uint16(0x7FC0)
-    return rounded
+    floats = np.ascontiguousarray(values, dtype=np.float32)
+    bits = floats.view(np.uint32)
+    rounded = bits >> np.uint32(16)  # in place from here on: a loaded model passes through these lines
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    halves = rounded.astype(np.uint16)
+    if np.isnan(floats.max(initial=0)):  # the carry could turn a NaN with a long fraction into an infinity
+        halves[np.isnan(floats)] = np.uint16(0x7FC0)
+    return halves
 
 
 def bf16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

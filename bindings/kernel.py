@@ -79,6 +79,7 @@ class Kernel:
         self.local_bytes = self._attribute("LOCAL_SIZE_BYTES")
         self.max_threads = self._attribute("MAX_THREADS_PER_BLOCK")
         self._dynamic_smem = DEFAULT_SMEM - self.static_smem
+        self._configs: dict[tuple[Any, ...], Any] = {}
 
     def _attribute(self, name: str) -> int:
         from cuda.bindings.driver import CUfunction_attribute
@@ -132,18 +133,24 @@ class Kernel:
         if recorder.active:
             recorder.detail = self._detail(arguments)
         if dependent:
-            driver.cuLaunchKernelEx(
-                _dependent_config(grid, block, smem, stream), self.handle, self._pointers_address, 0
-            )
+            config = self._dependent_config(grid, block, smem, stream)
+            driver.cuLaunchKernelEx(config, self.handle, self._pointers_address, 0)
         else:
             driver.cuLaunchKernel(self.handle, *grid, *block, smem, stream.handle, self._pointers_address, 0)
+
+    def _dependent_config(self, grid: tuple[int, ...], block: tuple[int, ...], smem: int, stream: Stream) -> Any:
+        """The launch configuration for this geometry, made once: it costs more than the launch itself."""
+        key = (grid, block, smem, int(stream.handle))
+        if key not in self._configs:
+            self._configs[key] = _dependent_config(grid, block, smem, stream)
+        return self._configs[key]
 
     def _detail(self, arguments: Sequence[int | float]) -> dict[str, Any]:
         spelled = {name: calls.spell(value) for name, value in zip(self.names, arguments, strict=True)}
         return {"kernel": self.entry, "params": spelled, **recorder.detail}
 
 
-def _dependent_config(grid: tuple[int, int, int], block: tuple[int, int, int], smem: int, stream: Stream) -> Any:
+def _dependent_config(grid: tuple[int, ...], block: tuple[int, ...], smem: int, stream: Stream) -> Any:
     """A launch configuration with the programmatic-stream-serialization attribute set."""
     from cuda.bindings import driver as names
 

@@ -197,6 +197,7 @@ def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) ->
         _write_entry(folder, key, source, image, log)
     except OSError as error:
         raise CompileError(
-            f"cannot write the kernel cache {folder.parent}: {error.strerror}; set CUTAWAY_CACHE to a folder that can be written"
+            f"cannot write the kernel cache {folder.parent}: {error.strerror}; "
+            "set CUTAWAY_CACHE to a folder that can be written"
         ) from error
     return CompiledKernel(image, log, folder, from_cache=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from engine.errors import ModelError
 from engine.kv_cache import KVCache
 from engine.model_files import resolve_model
 from engine.models import llama
+from engine.progress import Progress, silent
 from engine.request import Request, RequestOutput, SamplingParams, StreamEvent
 from engine.runner import Runner
 from engine.scheduler import Batch, Scheduler
@@ -25,7 +26,6 @@ from engine.step import StepBuffers
 from engine.tokenizer import load_tokenizer
 from engine.weights import LlamaWeights, load_weights
 
-Progress = Callable[[str, int, int, str], None]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]]
 Message = dict[str, str]
 
@@ -45,10 +45,6 @@ class EngineConfig:
     max_num_seqs: int
     max_batched_tokens: int
     num_pages: int
-
-
-def _no_progress(stage: str, done: int, total: int, unit: str) -> None:
-    """The default: say nothing."""
 
 
 class LLM:
@@ -75,18 +71,17 @@ class LLM:
         kv_cache_bytes: int | None = None,
         enforce_eager: bool = False,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> None:
-        report = progress or _no_progress
         with ExitStack() as undo:  # what is open already is closed again if a later step fails
-            path = resolve_model(model, report)
+            path = resolve_model(model, progress)
             checkpoint = undo.enter_context(open_checkpoint(path))
             self.config: ModelConfig = checkpoint.config
             self.tokenizer = load_tokenizer(path)
             self.device = Device.open(device)
             undo.callback(self.device.close)
-            self._compile_kernels(report)
-            weights = load_weights(self.device, checkpoint, report)
+            self._compile_kernels(progress)
+            weights = load_weights(self.device, checkpoint, progress)
             self.engine_config = self._plan(max_model_len, max_num_seqs, kv_cache_bytes)
             self._build(weights, seed, enforce_eager)
             undo.pop_all()

