@@ -1,0 +1,127 @@
+"""What the command-line tools share: options, and how every way to end becomes one line and an exit code.
+
+    0    done
+    1    it could not be done (CutawayError): a broken model, a failed CUDA call, a full disk ...
+    2    the command line is wrong
+    130  interrupted with Ctrl-C
+    141  the reader of the output went away, as in `| head -1`
+
+Anything else that is raised is a bug of ours, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from bindings.errors import CutawayError
+
+ERROR, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+Body = Callable[[argparse.Namespace], None]
+
+
+class UsageError(Exception):
+    """A wrong command line: str(error) is one line naming the option and the remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError and takes no abbreviations."""
+
+    def __init__(self, tool: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"python -m tools.{tool}",
+            description=description,
+            epilog=f"examples:\n{examples}",
+            allow_abbrev=False,  # an abbreviation in a script would break when an option is added
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.tool = tool
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def add_common_options(parser: Parser) -> None:
+    """The options of every tool that opens a device."""
+    group = parser.add_argument_group("everywhere")
+    group.add_argument(
+        "--device",
+        choices=("auto", "cuda", "cpu"),
+        help="where to run; auto: cuda with an NVIDIA driver, else cpu (default: $CUTAWAY_DEVICE or auto)",
+    )
+    group.add_argument("--trace", metavar="FILE", help="write every driver call to FILE as JSON lines")
+    group.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
+    """Parse `argv` (default: the process's), call `body`, and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of ending the run
+    try:
+        arguments = parser.parse_args(argv)
+        with recording(arguments.trace):
+            body(arguments)
+        sys.stdout.flush()  # here, so that a reader that went away is noticed inside this try
+        return 0
+    except BrokenPipeError:
+        silence_output()
+        return BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        if "--debug" in argv:
+            traceback.print_exc()
+        line, code = explained
+        with contextlib.suppress(BrokenPipeError):
+            print(f"cutaway {parser.tool}: {line}", file=sys.stderr)
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code for `error`; None for a bug of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, UsageError):
+        return f"error: {error}", USAGE
+    if isinstance(error, CutawayError):
+        return f"error: {error}", ERROR
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"error: {where}{error.strerror}", ERROR
+    if isinstance(error, MemoryError):
+        return "error: out of memory on the host", ERROR
+    if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
+        return f"error: the Python package {error.name!r} is missing: run pip install -e . first", ERROR
+    return None
+
+
+def is_ours(module: str | None) -> bool:
+    return module is None or module.split(".")[0] in ("bindings", "engine", "tools")
+
+
+def recording(path: str | None) -> contextlib.AbstractContextManager[object]:
+    """Record every driver call to the file `path` inside the `with`; nothing when `path` is None."""
+    if path is None:
+        return contextlib.nullcontext()
+    from bindings.trace import record_to
+
+    return record_to(path)
+
+
+def silence_output() -> None:
+    """Point stdout and stderr at nothing: at exit Python flushes both, which fails on a broken pipe."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream that a test replaced has no descriptor
+            os.dup2(nothing, stream.fileno())
+    os.close(nothing)
