@@ -1,0 +1,142 @@
+"""What every test shares: the device under test, and the rule that a skip needs a known reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from tests.skips import REASONS, allowed
+
+if TYPE_CHECKING:
+    from bindings.device import Device
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEVICES = ("auto", "cuda", "cpu")
+SKIPS: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+# No deadline: the first example of a kernel compiles it, the others take milliseconds.
+hypothesis.settings.register_profile("cutaway", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("cutaway")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=DEVICES,
+        default=os.environ.get("CUTAWAY_DEVICE", "auto"),
+        help="where kernels run; auto: cuda with an NVIDIA driver, else cpu (default: CUTAWAY_DEVICE, auto)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    chosen = config.getoption("--device")
+    if chosen not in DEVICES:  # argparse does not check a default against the choices
+        raise pytest.UsageError(f"CUTAWAY_DEVICE={chosen!r}: expected one of {', '.join(DEVICES)}")
+    if chosen != "auto":
+        os.environ["CUTAWAY_DEVICE"] = chosen  # for the tools that tests start as subprocesses
+    config.stash[SKIPS] = Counter()
+    for marker, reason in REASONS.items():
+        config.addinivalue_line("markers", f"{marker}: skipped elsewhere with the reason '{reason}'")
+
+
+def device_kind(config: pytest.Config) -> str:
+    """ "cuda" or "cpu": what --device comes to on this machine."""
+    chosen: str = config.getoption("--device")
+    if chosen != "auto":
+        return chosen
+    from bindings import backend  # late: tests/pure runs without choosing a device
+
+    return backend.select("auto").kind
+
+
+def missing_need(marker: str, config: pytest.Config) -> bool:
+    """Whether this machine lacks what `marker` asks for."""
+    if marker == "needs_gpu":
+        return device_kind(config) != "cuda"
+    if marker == "cpu_device_only":
+        return device_kind(config) != "cpu"
+    if marker == "needs_nvrtc":
+        from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+
+        try:
+            load_nvidia_dynamic_lib("nvrtc")
+        except DynamicLibNotFoundError:
+            return True
+        return False
+    if marker == "needs_clang_format":
+        return importlib.util.find_spec("clang_format") is None
+    raise AssertionError(f"no rule for marker {marker}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, reason in REASONS.items():
+        if item.get_closest_marker(marker) and missing_need(marker, item.config):
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Device:
+    """The device of the whole session, chosen by --device; a process has one backend."""
+    from bindings.device import Device
+
+    return Device.open(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str | None:
+    """The reason of a skipped report; None for one that ran or is an expected failure."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return None
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+class SkipCounter:
+    """Counts skips by reason as reports come in (the report hooks are not given the config)."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.count(skip_reason(report))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.count(skip_reason(report))
+
+    def count(self, reason: str | None) -> None:
+        if reason is not None:
+            self.counts[reason.removeprefix("Skipped: ")] += 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(SkipCounter(session.config.stash[SKIPS]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    # Before the wrapped hooks: the terminal reporter prints its summary and closing line from inside them.
+    if any(not allowed(reason) for reason in session.config.stash[SKIPS]):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for reason, count in sorted(config.stash[SKIPS].items()):
+        if allowed(reason):
+            terminalreporter.write_line(f"skipped {count}: {reason}")
+        else:
+            terminalreporter.write_line(
+                f"FAILED: {count} skipped for a reason not in tests/skips.py: {reason}", red=True
+            )

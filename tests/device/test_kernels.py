@@ -1,0 +1,113 @@
+"""Every operation on every case of its reference, and what must hold of any kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bindings.device import Device
+from engine import lab_ops, ops
+from engine.spec import Launch, Op
+from tests.comparator import assert_same_bits
+from tests.harness import Case, cases_of, check, run
+from tests.statistics import assert_chi_square
+
+SCHEDULES = (("ascending", 0), ("descending", 0), ("shuffled", 1), ("greedy", 2))
+
+# This rung subtracts no maximum; test_naive_softmax_overflows shows what comes of it.
+BEYOND = {("softmax_v1_naive", "large")}
+
+
+# Three warps: the second level of a block's reduction is no power of two there.
+THREE_WARPS = [
+    op.variant(name=f"{op.name}_three_warps", constants=constants, launch=lambda s: Launch((s.T,), 96))
+    for op, constants in (
+        (ops.RMSNORM, {"BLOCK_THREADS": 96, "VECTORS_PER_THREAD": "-(-H//768)"}),
+        (ops.ADD_RMSNORM, {"BLOCK_THREADS": 96, "VECTORS_PER_THREAD": "-(-H//768)"}),
+        (lab_ops.ALL["softmax_v2_safe"], {"BLOCK_THREADS": 96}),
+    )
+]
+OPERATIONS = [*ops.ALL.values(), *lab_ops.ALL.values(), *THREE_WARPS]
+
+
+def _every_case() -> Iterator[pytest.param]:
+    for op in OPERATIONS:
+        for case in cases_of(op):
+            if (op.name, case.name) not in BEYOND:
+                yield pytest.param(op, case, id=f"{op.name}-{case.name}")
+
+
+every_case = pytest.mark.parametrize(("op", "case"), list(_every_case()))
+every_op = pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
+
+
+@pytest.fixture
+def any_schedule() -> Iterator[None]:
+    """Gives the CPU device its default order of threads back."""
+    from bindings.cpu import driver
+
+    yield
+    driver.set_schedule(*SCHEDULES[0])
+
+
+@every_case
+def test_matches_the_reference_and_stays_inside(device: Device, op: Op, case: Case) -> None:
+    problem = case.problem()
+    check(op, problem, run(op, problem, device, guarded=True))
+
+
+@every_case
+@pytest.mark.cpu_device_only
+@pytest.mark.usefixtures("any_schedule")
+def test_order_of_threads_changes_no_bit(device: Device, op: Op, case: Case) -> None:
+    from bindings.cpu import driver
+
+    problem = case.problem()
+    outputs = []
+    for schedule, seed in SCHEDULES:
+        driver.set_schedule(schedule, seed)
+        outputs.append(run(op, problem, device))
+    check(op, problem, outputs[0])
+    for (schedule, _), output in zip(SCHEDULES, outputs, strict=True):
+        for name, carrier in output.items():
+            assert_same_bits(carrier, outputs[0][name], f"{op.name}: {name} under the schedule {schedule}")
+
+
+@every_op
+def test_a_second_run_gives_the_same_bits(device: Device, op: Op) -> None:
+    problem = cases_of(op)[2].problem()
+    first, second = (run(op, problem, device) for _ in range(2))
+    for name, carrier in first.items():
+        assert_same_bits(second[name], carrier, f"{op.name}: {name}")
+
+
+@every_op
+def test_has_several_cases(op: Op) -> None:
+    names = [case.name for case in cases_of(op)]
+    assert len(names) == len(set(names)) >= 3
+
+
+def test_naive_softmax_overflows(device: Device) -> None:
+    """Why a softmax subtracts the maximum: exp(1000) is infinite, and infinity / infinity is NaN."""
+    op = lab_ops.ALL["softmax_v1_naive"]
+    large = next(case for case in cases_of(op) if case.name == "large")
+    assert np.isnan(run(op, large.problem(), device)["out"]).any()
+
+
+def test_sampled_tokens_follow_softmax(device: Device) -> None:
+    rows, vocab, temperature = 1500, 23, 0.8
+    logits = np.random.default_rng(5).uniform(-1.0, 1.0, vocab).astype(np.float32)
+    inputs = {
+        "token_ids": device.empty((rows,), ops.I32, "token_ids"),
+        "logits": device.upload(np.tile(logits, (rows, 1)), ops.F32, "logits"),
+        "temperature": device.upload(np.full(rows, temperature, np.float32), ops.F32, "temperature"),
+        "seeds": device.upload(np.full(rows, 1234, np.uint64), ops.U64, "seeds"),
+        "positions": device.upload(np.arange(rows, dtype=np.int32), ops.I32, "positions"),
+    }
+    ops.GUMBEL_SAMPLE(device.stream, **inputs)
+    tokens = inputs["token_ids"].numpy()
+    for tensor in inputs.values():
+        tensor.free()
+    assert_chi_square(tokens, logits, temperature)

@@ -1,0 +1,153 @@
+"""The engine as a whole, on a toy model with random weights: batching, graphs, sampling, limits, and what is left."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bindings.memory import memory_map
+from engine import LLM, SamplingParams
+from engine.errors import ModelError
+from engine.random_model import write_random_model
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+PROMPTS = [[(7 * i + s) % 256 for i in range(length)] for s, length in enumerate((1, 5, 40, 17))]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    write_random_model("toy", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(toy, device):
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as llm:
+        yield llm
+
+
+def tokens(outputs):
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(llm):
+    alone = [tokens(llm.generate([prompt], GREEDY))[0] for prompt in PROMPTS]
+    assert tokens(llm.generate(PROMPTS, GREEDY)) == alone
+    assert len({tuple(answer) for answer in alone}) > 1, "four equal answers would compare nothing"
+
+
+def test_graphs_give_what_eager_launches_give(llm, toy, device):
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4, enforce_eager=True) as eager:
+        assert tokens(eager.generate(PROMPTS, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY))
+
+
+def test_more_prompts_than_slots_wait_their_turn(llm):
+    many = PROMPTS * 3
+    assert tokens(llm.generate(many, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY)) * 3
+
+
+def test_a_prompt_in_chunks_gives_what_it_gives_whole(llm, toy, device, monkeypatch):
+    monkeypatch.setattr("engine.llm.MAX_BATCHED_TOKENS", 13)
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as chunked:
+        assert tokens(chunked.generate(PROMPTS, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY))
+
+
+def test_decode_attention_agrees_with_prefill_attention(llm):
+    """The two kernels share no code for the softmax: their logits may differ by rounding only."""
+    prompt = [(31 * i) % 256 for i in range(300)]  # more than one split of decode attention
+    whole, stepwise = llm.score(prompt), llm.score(prompt, decode_from=250)
+    scale = np.sqrt(np.mean(whole**2))
+    # bf16 keeps 2^-9 of each activation; two layers round about 16 times on either path, in different places.
+    assert np.abs(whole - stepwise).max() <= 16 * 2.0**-9 * scale
+    assert np.isfinite(whole).all() and whole.shape == (300, 256)
+
+
+def test_sampling_repeats_with_its_seed_and_differs_without(llm):
+    def sample(seed, batch):
+        params = SamplingParams(temperature=5.0, max_tokens=20, seed=seed, ignore_eos=True)
+        return tokens(llm.generate([PROMPTS[1]] * batch, params))
+
+    first = sample(3, batch=1)[0]
+    assert sample(3, batch=1)[0] == first and sample(3, batch=3) == [first] * 3
+    assert sample(4, batch=1)[0] != first
+
+
+def test_stop_tokens_and_lengths(llm):
+    answer = tokens(llm.generate([PROMPTS[2]], GREEDY))[0]
+    stop = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, stop_token_ids=(answer[3],))
+    output = llm.generate([PROMPTS[2]], stop)[0].outputs[0]
+    assert output.finish_reason == "stop" and output.token_ids == answer[: answer.index(answer[3]) + 1]
+    output = llm.generate([PROMPTS[2]], GREEDY)[0].outputs[0]
+    assert output.finish_reason == "length" and len(output.token_ids) == 20
+
+
+def test_streamed_text_is_the_answer(llm):
+    pieces: dict[int, str] = {}
+    for event in llm.stream(PROMPTS, GREEDY):
+        pieces[event.index] = pieces.get(event.index, "") + event.text
+    outputs = llm.generate(PROMPTS, GREEDY)
+    assert [pieces[i] for i in range(len(PROMPTS))] == [output.outputs[0].text for output in outputs]
+
+
+def test_an_abandoned_stream_leaves_no_pages_and_no_requests(llm):
+    stream = llm.stream(PROMPTS, GREEDY)
+    next(stream)
+    stream.close()
+    assert not llm.scheduler.has_work and llm.cache.available == llm.cache.num_pages
+    assert len(tokens(llm.generate(PROMPTS, GREEDY))) == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "the prompt has no tokens"),
+        ([0] * 512, r"the prompt has 512 tokens, this engine takes at most 511"),
+        ([256], r"token ids outside 0\.\.255"),
+        ([-1], r"token ids outside 0\.\.255"),
+    ],
+)
+def test_a_prompt_that_cannot_run_is_refused(llm, prompt, message):
+    with pytest.raises(ModelError, match=message):
+        llm.generate([prompt], GREEDY)
+    assert not llm.scheduler.has_work
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_model_len": 513}, "max_model_len must be between 1 and 512"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be at least 1"),
+        ({"max_model_len": 512, "kv_cache_bytes": 1 << 14}, "kv_cache_bytes is 16384; 512 tokens need 524288"),
+        ({"kv_cache_bytes": 100}, "kv_cache_bytes is 100"),
+    ],
+)
+def test_limits_that_cannot_hold_are_refused_and_nothing_is_left(toy, device, options, message):
+    before = memory_map.live()
+    with pytest.raises(ModelError, match=message):
+        LLM(model=str(toy), device=device.kind, **options)
+    assert memory_map.live() == before
+
+
+def test_closing_frees_everything(toy, device):
+    before = memory_map.live()
+    LLM(model=str(toy), device=device.kind).close()
+    assert memory_map.live() == before
+
+
+@pytest.mark.parametrize("what", ["decode", "prefill", "load", "door"])
+def test_bench_prints_its_figures(device, repository, what):
+    command = [sys.executable, "-m", "tools.bench", what, "--shape", "toy", "--steps", "4", "--tokens", "8"]
+    command += ["--device", device.kind, "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    figures = json.loads(done.stdout)
+    assert all(value > 0 for value in figures.values() if not isinstance(value, str))
+
+
+def test_an_unknown_shape_is_refused_by_name(repository):
+    command = [sys.executable, "-m", "tools.bench", "decode", "--shape", "gpt-5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "gpt-5" in done.stderr

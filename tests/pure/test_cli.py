@@ -1,0 +1,125 @@
+"""How a tool ends: each way gives one line on stderr and its exit code, and nothing on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bindings.errors import CutawayError
+from tools import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("sample", "A tool for this test.", "  python -m tools.sample")
+    parser.add_argument("--count", type=int, default=1)
+    cli.add_common_options(parser)
+    return parser
+
+
+def raising(error: BaseException) -> cli.Body:
+    def body(_: argparse.Namespace) -> None:
+        raise error
+
+    return body
+
+
+def test_success_prints_what_the_body_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(make_parser(), lambda arguments: print(arguments.count), ["--count", "3"]) == 0
+    assert capsys.readouterr() == ("3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (CutawayError("no such model"), 1, "error: no such model"),
+        (cli.UsageError("no prompt"), 2, "error: no prompt"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device"),
+        (PermissionError(13, "Permission denied", "/x/y"), 1, "error: /x/y: Permission denied"),
+        (MemoryError(), 1, "error: out of memory on the host"),
+        (
+            ModuleNotFoundError("No module named 'gguf'", name="gguf"),
+            1,
+            "error: the Python package 'gguf' is missing: run pip install -e . first",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_error_is_one_line(capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str) -> None:
+    assert cli.run(make_parser(), raising(error), []) == code
+    assert capsys.readouterr() == ("", f"cutaway sample: {line}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), ModuleNotFoundError("gone", name="engine.gone")])
+def test_bug_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        cli.run(make_parser(), raising(error), [])
+    assert caught.value is error
+
+
+def test_debug_shows_the_traceback_before_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(make_parser(), raising(CutawayError("broken")), ["--debug"]) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("Traceback (most recent call last):")
+    assert stderr.endswith("cutaway sample: error: broken\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--cuont", "1"], "unrecognized arguments: --cuont 1"),
+        (["--cou", "1"], "unrecognized arguments: --cou 1"),
+        (["--count"], "argument --count: expected one argument"),
+        (["--count", "many"], "argument --count: invalid int value: 'many'"),
+        (["--device", "gpu"], "argument --device: invalid choice: 'gpu'"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_wrong_option_is_one_line(capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:
+    assert cli.run(make_parser(), raising(AssertionError("the body must not run")), argv) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.count("\n") == 1
+    assert stderr.startswith(f"cutaway sample: error: {named}")
+
+
+def test_help_shows_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.run(make_parser(), raising(AssertionError("the body must not run")), ["--help"])
+    assert caught.value.code == 0
+    assert "examples:\n  python -m tools.sample\n" in capsys.readouterr().out
+
+
+def test_trace_file_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "missing" / "calls.jsonl"
+    assert cli.run(make_parser(), raising(AssertionError("no run")), ["--trace", str(target)]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.count("\n") == 1 and str(target) in stderr
+
+
+def test_reader_that_goes_away_ends_the_tool_quietly(repository: Path) -> None:
+    """As in `tool | head -1`: no traceback, no "Exception ignored", the exit code of a broken pipe."""
+    program = """
+import sys
+from tools import cli
+
+def body(arguments):
+    for number in range(100_000):
+        print(number)
+
+parser = cli.Parser("sample", "", "")
+cli.add_common_options(parser)
+sys.exit(cli.run(parser, body, []))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == cli.BROKEN_PIPE
