@@ -23,8 +23,9 @@
 // is what must be finely resolved: u runs from 2^-33 with a float's full precision, and log1p keeps it where
 // log(1 - u) would not. 1 - 2^-24 is the largest float below 1; u = 1 would give an infinity.
 __device__ inline float gumbel(uint32_t bits) {
-  const float u = fminf((static_cast<float>(bits) + 0.5f) * 0x1p-32f, 1.0f - 0x1p-24f);
-  return -logf(-log1pf(-u));
+  constexpr float kBelowOne = 1.0f - 0x1p-24f;
+  const float u = (static_cast<float>(bits) + 0.5f) * 0x1p-32f;
+  return -logf(-log1pf(-(u < kBelowOne ? u : kBelowOne)));
 }
 
 struct NoisyScore {

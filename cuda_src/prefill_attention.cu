@@ -202,7 +202,7 @@ __device__ inline void write_output(bf16* first, int64_t stride, int num_rows, c
 
 }  // namespace
 
-extern "C" __global__ __launch_bounds__(kThreads) void prefill_attention(
+extern "C" __global__ __launch_bounds__(kThreads, 2) void prefill_attention(
     bf16* __restrict__ out, const bf16* __restrict__ qkv, const bf16* __restrict__ k_cache,
     const bf16* __restrict__ v_cache, const int32_t* __restrict__ block_tables,
     const int32_t* __restrict__ seq_lens, const int32_t* __restrict__ query_starts, float scale,
@@ -236,8 +236,8 @@ extern "C" __global__ __launch_bounds__(kThreads) void prefill_attention(
   bf16* tiles = reinterpret_cast<bf16*>(smem_raw);  // [2 stages][K, V][kKeyTile][kTileStride]
   const auto load_stage = [&](int key_start) {
     bf16* stage = tiles + key_start / kKeyTile % 2 * 2 * kTileSize;
-    gather_tile<kKeyTile, kThreads>(stage, k_cache, pages, key_start, num_keys);
-    gather_tile<kKeyTile, kThreads>(stage + kTileSize, v_cache, pages, key_start, num_keys);
+    gather_tile<kKeyTile, kThreads, PastEnd::kZero>(stage, k_cache, pages, key_start, num_keys);
+    gather_tile<kKeyTile, kThreads, PastEnd::kZero>(stage + kTileSize, v_cache, pages, key_start, num_keys);
     cp_async_commit();
   };
 

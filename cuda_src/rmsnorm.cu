@@ -6,10 +6,10 @@
 //            residual  bf16 [T, H]   add_rmsnorm only: read and written
 //            x         bf16 [T, H]
 //            weight    bf16 [H]      written by no kernel (it is read before grid_dependency_wait)
-//            T tokens, H hidden size (a multiple of 8, at most 8 * kHeld * BLOCK_THREADS); rows are
-//            contiguous.
-// Threads:   block t owns row t. Thread i holds vectors i, i + BLOCK_THREADS, ... (8 columns each) in
-//            registers from the sum of squares to the scaling, so that the row is read once.
+//            T tokens, H hidden size, a multiple of 8; rows are contiguous.
+// Threads:   block t owns row t. Thread i holds vectors i, i + BLOCK_THREADS, ... (8 columns each) in registers
+//            from the sum of squares to the scaling, so that the row is read once. VECTORS_PER_THREAD is how
+//            many it holds: at least H / (8 * BLOCK_THREADS). Given exactly, no register is kept idle.
 // Bytes:     rmsnorm reads 2*T*H + 2*H and writes 2*T*H; add_rmsnorm reads and writes 2*T*H more.
 // Source:    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
 // Test:      python -m pytest tests/device -k rmsnorm
@@ -17,11 +17,13 @@
 #include "ptx.cuh"
 #include "reduce.cuh"
 
-constexpr int kHeld = 4;  // vectors that a thread can hold: H up to 8192 with 256 threads
+#ifndef VECTORS_PER_THREAD
+#define VECTORS_PER_THREAD 4  // H up to 8192 with 256 threads
+#endif
 
 // The columns of one row that belong to this thread.
 struct RowPart {
-  Packed<bf16> vectors[kHeld];
+  Packed<bf16> vectors[VECTORS_PER_THREAD];
 };
 
 // Calls visit(i, first column) for each vector i that this thread holds. Unrolled, so that RowPart stays in
@@ -29,13 +31,15 @@ struct RowPart {
 template <typename Visit>
 __device__ inline void for_each_vector(int hidden, Visit visit) {
 #pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
+  for (int i = 0; i < VECTORS_PER_THREAD; ++i) {
     const int column = (threadIdx.x + i * BLOCK_THREADS) * 8;
     if (column < hidden) visit(i, column);
   }
 }
 
+// Stops the kernel where the registers cannot hold the row, rather than leave its end out.
 __device__ inline RowPart load_row(const bf16* row, int hidden) {
+  if (hidden > 8 * BLOCK_THREADS * VECTORS_PER_THREAD) __trap();
   RowPart part;
   for_each_vector(hidden, [&](int i, int column) { part.vectors[i] = load16(row + column); });
   return part;

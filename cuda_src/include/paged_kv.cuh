@@ -31,21 +31,29 @@ struct PagedHead {
 // row, 16 bytes each, meets a bank conflict. (Without them 8 rows of 64 elements fall into one group.)
 constexpr int kTileStride = HEAD_DIM + 8;
 
-// Starts the copy of `kRows` tokens from `first_token` on into tile[kRows][kTileStride]; the caller commits and waits.
-// Tokens from `end_token` on become zeros, and neither the cache nor the table is read for them: past a sequence's end both
-// hold anything, and a NaN there would survive being multiplied by a probability of zero.
-template <int kRows, int kThreads>
+// What becomes of the rows of a tile behind the end of the tokens.
+enum class PastEnd { kLeave, kZero };
+
+// Starts the copy of tokens first_token .. end_token - 1, as far as they fit, into tile[kRows][kTileStride]; all threads of
+// the block together, each to commit and wait. Zeros are for a caller that multiplies whole tiles: past a sequence's
+// end the cache holds anything, and a NaN there would survive being multiplied by a probability of zero.
+template <int kRows, int kThreads, PastEnd kPastEnd>
 __device__ inline void gather_tile(bf16* tile, const bf16* cache, const PagedHead& head, int first_token,
                                    int end_token) {
   constexpr int kPieces = HEAD_DIM / 8;
+  static_assert(kRows * kPieces % kThreads == 0, "every thread copies as many pieces");
 #pragma unroll 4
   for (int i = 0; i < kRows * kPieces / kThreads; i++) {
-    const int piece = i * kThreads + threadIdx.x;
+    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
     const int token = first_token + piece / kPieces;
     const int column = piece % kPieces * 8;
-    const bool valid = token < end_token;
-    const bf16* source = valid ? cache + head.row(token) + column : cache;
-    cp_async_16_zfill(tile + piece / kPieces * kTileStride + column, source, valid);
+    // A row past the end looks up the last token's page, not none: loads without a condition can all start at once.
+    const bf16* source = cache + head.row(min(token, end_token - 1)) + column;
+    bf16* target = tile + piece / kPieces * kTileStride + column;
+    if (kPastEnd == PastEnd::kZero) {
+      cp_async_16_zfill(target, source, token < end_token);
+    } else if (token < end_token) {
+      cp_async_16(target, source);
+    }
   }
-  static_assert(kRows * kPieces % kThreads == 0, "the loop deals out whole rounds of pieces");
 }

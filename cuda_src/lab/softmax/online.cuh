@@ -21,8 +21,6 @@ struct OnlineSoftmax {
     }
   }
 
-  // The sum relative to another maximum m' >= m. Where nothing was pushed it stays 0 (and not NaN).
-  __device__ float sum_relative_to(float other) const {
-    return sum == 0.0f ? 0.0f : sum * __expf(largest - other);
-  }
+  // The sum relative to another maximum m' >= m, above -infinity. Where nothing was pushed it stays 0.
+  __device__ float sum_relative_to(float other) const { return sum * __expf(largest - other); }
 };

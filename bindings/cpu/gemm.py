@@ -1,0 +1,88 @@
+"""The CPU device's matrix product as an operation for a stream; the arithmetic is in gemm.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+from bindings.cpu import host_compiler
+from bindings.cpu.context import fault
+from bindings.cpu.executor import Report
+from bindings.cpu.executor import _thread_count as thread_count
+from bindings.cpu.memory import heap
+
+HERE = Path(__file__).resolve().parent
+SOURCES = [HERE / "gemm.cpp"]
+HEADERS = [HERE / "gemm_elements.h", HERE / "gemm_pool.h", HERE / "gemm_tiles.h"]
+
+# A sum of products is the whole point here: let the compiler fuse them. The order of additions stays as written.
+FLAGS = ("-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi")
+
+ITEM_SIZE = {0: 4, 2: 2, 14: 2}  # cudaDataType -> bytes: CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF
+
+
+class GemmCall(ctypes.Structure):
+    """struct GemmCall of gemm.cpp: types are cudaDataType, sizes and strides count elements."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("input_type", "output_type", "transpose_a", "transpose_b")),
+        *((name, c_int64) for name in ("m", "n", "k", "lda", "ldb", "ldc")),
+        *((name, c_int64) for name in ("stride_a", "stride_b", "stride_c", "batch")),
+        *((name, c_float) for name in ("alpha", "beta")),
+        *((name, c_void_p) for name in ("a", "b", "c")),
+    )
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The compiled product with its threads started. Raises CompileError if the host has no compiler."""
+    built = ctypes.CDLL(str(host_compiler.build_library("gemm", SOURCES, HEADERS, FLAGS)))
+    built.cutaway_gemm.argtypes = (c_void_p,)
+    built.cutaway_gemm.restype = None
+    built.cutaway_gemm_start(thread_count())
+    return built
+
+
+def _extent(rows: int, columns: int, leading: int, stride: int, batch: int, item_size: int) -> int:
+    """Bytes from the first to the last element of a batch of column-major matrices."""
+    return ((batch - 1) * stride + (columns - 1) * leading + rows) * item_size
+
+
+class Gemm:
+    """One product, or a batch of them, on operands that stay where they are."""
+
+    name = "gemm"
+
+    def __init__(self, call: GemmCall) -> None:
+        self._call = call
+        self._function = library().cutaway_gemm
+        self._address = ctypes.addressof(call)
+        self._ranges = self._operand_ranges(call)
+
+    @staticmethod
+    def _operand_ranges(call: GemmCall) -> list[tuple[str, int, int]]:
+        """(operand, address, bytes) of all that is read or written."""
+        in_size, out_size = ITEM_SIZE[call.input_type], ITEM_SIZE[call.output_type]
+        shape_a = (call.k, call.m) if call.transpose_a else (call.m, call.k)
+        shape_b = (call.n, call.k) if call.transpose_b else (call.k, call.n)
+        ranges = [("C", call.c or 0, _extent(call.m, call.n, call.ldc, call.stride_c, call.batch, out_size))]
+        if call.k:  # else there is nothing to read
+            ranges.append(("A", call.a or 0, _extent(*shape_a, call.lda, call.stride_a, call.batch, in_size)))
+            ranges.append(("B", call.b or 0, _extent(*shape_b, call.ldb, call.stride_b, call.batch, in_size)))
+        return ranges
+
+    def check(self) -> None:
+        """A product with an operand outside of one allocation faults, as a kernel that reads it would."""
+        for operand, address, nbytes in self._ranges:
+            if not heap.holds(address, nbytes):
+                text = f"operand {operand} is {nbytes} bytes at {address:#x}, not all of them in one allocation"
+                report = Report("illegal address", self.name, (0, 0, 0), None, address, None, text)
+                raise fault(report, str(heap.find(address) or ""))
+
+    def keep(self) -> None:
+        """The call's struct is this operation's own."""
+
+    def run(self) -> None:
+        self._function(self._address)

@@ -1,0 +1,247 @@
+"""Modules, their functions, and launches.
+
+A launch is held to CUDA's limits before it runs. CUDA_ERROR_INVALID_VALUE meets a grid, a block or shared memory beyond
+them, and shared memory above 48 KiB that was not asked for with cuFuncSetAttribute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from typing import Any
+
+from cuda.bindings.driver import (
+    CUfunction,
+    CUfunction_attribute,
+    CUlaunchAttributeID,
+    CUlaunchConfig,
+    CUmodule,
+    CUresult,
+)
+
+from bindings.cpu import attributes, executor
+from bindings.cpu.context import (
+    INVALID_HANDLE,
+    INVALID_VALUE,
+    NOT_SUPPORTED,
+    Failure,
+    Table,
+    entry_point,
+    fault,
+    on_context_end,
+    state,
+)
+from bindings.cpu.executor import KernelInfo, Report
+from bindings.cpu.memory import heap
+from bindings.cpu.streams import require_safe, submit
+from bindings.errors import CompileError, CutawayError
+
+Dim3 = tuple[int, int, int]
+
+
+@dataclass(eq=False)
+class Function:
+    """A kernel of a loaded module, and the most dynamic shared memory that a launch of it may ask for."""
+
+    kernel: KernelInfo
+    module: LoadedModule
+    max_dynamic_shared: int
+
+
+@dataclass(eq=False)
+class LoadedModule:
+    """What the executor loaded, until it is unloaded, and the function handles given out for it."""
+
+    loaded: Any
+    functions: dict[str, Any] = field(default_factory=dict)
+    is_open: bool = True
+
+    def unload(self) -> None:
+        """Drop the code. Graphs that recorded its kernels can't be launched any more."""
+        self.is_open = False
+        state.epoch += 1
+        self.loaded.close()
+
+
+@dataclass(eq=False)
+class KernelLaunch:
+    """One launch. `parameters` is the address of a `void*[]`, the caller's until `keep` copies what it points to."""
+
+    function: Function
+    grid: Dim3
+    block: Dim3
+    shared_bytes: int
+    parameters: int
+    _kept: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.function.kernel.name
+
+    def check(self) -> None:
+        if not self.function.module.is_open:
+            raise Failure(INVALID_HANDLE)
+
+    def keep(self) -> None:
+        layout = self.function.kernel.params
+        values = ctypes.create_string_buffer(sum(layout[-1]) if layout else 0)
+        start = ctypes.addressof(values)
+        for source, (offset, size) in zip(_pointers(self.parameters, len(layout)), layout, strict=True):
+            ctypes.memmove(start + offset, source, size)
+        addresses = (ctypes.c_void_p * len(layout))(*(start + offset for offset, _ in layout))
+        self._kept = (values, addresses)
+        self.parameters = ctypes.addressof(addresses)
+
+    def run(self) -> None:
+        report = executor.launch(self.function.kernel, self.grid, self.block, self.shared_bytes, self.parameters)
+        if report is not None:
+            raise fault(report, _owner(report))
+
+
+def _owner(report: Report) -> str:
+    found = heap.find(report.address) if report.address else None
+    return str(found) if found else ""
+
+
+def _pointers(address: int, count: int) -> list[int]:
+    """The pointers of a `void*[count]`; fails the call if one of them is null."""
+    if not count:
+        return []
+    pointers = list((ctypes.c_size_t * count).from_address(address)) if address else [0]
+    if 0 in pointers:
+        raise Failure(INVALID_VALUE)
+    return pointers
+
+
+modules: Table[LoadedModule] = Table(CUmodule)
+functions: Table[Function] = Table(CUfunction)
+
+
+def _unload_all() -> None:
+    for module in modules:
+        module.unload()
+
+
+on_context_end.insert(0, _unload_all)  # while the table still has them
+
+
+@entry_point(values=1, needs=require_safe)
+def cuModuleLoadData(image: bytes) -> CUmodule:
+    """(status, module) of what nvrtcGetCUBIN gave. Raises CompileError if the host has no compiler for the runtime."""
+    try:
+        return modules.add(LoadedModule(executor.load_module(bytes(image))))
+    except CompileError:
+        raise
+    except CutawayError as error:
+        raise Failure(CUresult.CUDA_ERROR_INVALID_IMAGE) from error
+
+
+@entry_point(needs=require_safe)
+def cuModuleUnload(hmod: Any) -> None:
+    """(status,). The handles of its functions die with it."""
+    module = modules.remove(hmod)
+    for handle in module.functions.values():
+        functions.remove(handle)
+    module.unload()
+
+
+@entry_point(values=1)
+def cuModuleGetFunction(hmod: Any, name: bytes) -> CUfunction:
+    """(status, function)."""
+    module = modules.get(hmod)
+    key = name.decode()
+    kernel = module.loaded.kernels.get(key)
+    if kernel is None:
+        raise Failure(CUresult.CUDA_ERROR_NOT_FOUND)
+    if key not in module.functions:
+        dynamic = attributes.SHARED_PER_BLOCK - kernel.static_shared_bytes
+        module.functions[key] = functions.add(Function(kernel, module, max(dynamic, 0)))
+    return module.functions[key]
+
+
+@entry_point(values=1)
+def cuFuncGetAttribute(attrib: CUfunction_attribute, hfunc: Any) -> int:
+    """(status, value). Registers and local memory are the host compiler's business and read 0."""
+    function = functions.get(hfunc)
+    names = CUfunction_attribute
+    known = {
+        names.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: function.kernel.max_threads,
+        names.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: function.kernel.static_shared_bytes,
+        names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: function.max_dynamic_shared,
+        names.CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES: 0,
+        names.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES: 0,
+        names.CU_FUNC_ATTRIBUTE_NUM_REGS: 0,
+        names.CU_FUNC_ATTRIBUTE_PTX_VERSION: attributes.COMPUTE_CAPABILITY,
+        names.CU_FUNC_ATTRIBUTE_BINARY_VERSION: attributes.COMPUTE_CAPABILITY,
+    }
+    if attrib not in known:
+        raise Failure(INVALID_VALUE)
+    return known[attrib]
+
+
+@entry_point()
+def cuFuncSetAttribute(hfunc: Any, attrib: CUfunction_attribute, value: int) -> None:
+    """(status,). Dynamic shared memory is the only attribute that can be set."""
+    function = functions.get(hfunc)
+    if attrib != CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+        raise Failure(INVALID_VALUE)
+    if not 0 <= value <= attributes.SHARED_PER_BLOCK_OPTIN - function.kernel.static_shared_bytes:
+        raise Failure(INVALID_VALUE)
+    function.max_dynamic_shared = value
+
+
+@entry_point(values=2)
+def cuFuncGetParamInfo(func: Any, paramIndex: int) -> tuple[int, int]:
+    """(status, offset, size) in bytes; CUDA_ERROR_INVALID_VALUE beyond the last parameter."""
+    layout = functions.get(func).kernel.params
+    if not 0 <= paramIndex < len(layout):
+        raise Failure(INVALID_VALUE)
+    return layout[paramIndex]
+
+
+def _launch(function: Function, grid: Dim3, block: Dim3, shared: int, stream: Any, parameters: int, extra: int) -> None:
+    threads = block[0] * block[1] * block[2]
+    fits = all(1 <= size <= limit for size, limit in zip(grid, attributes.MAX_GRID, strict=True))
+    fits = fits and all(1 <= size <= limit for size, limit in zip(block, attributes.MAX_BLOCK, strict=True))
+    fits = fits and threads <= min(function.kernel.max_threads, attributes.MAX_THREADS)
+    if not fits or not 0 <= shared <= function.max_dynamic_shared or extra:
+        raise Failure(INVALID_VALUE)
+    _pointers(parameters, len(function.kernel.params))  # a missing argument would be read from address 0
+    submit(stream, KernelLaunch(function, grid, block, shared, parameters))
+
+
+@entry_point()
+def cuLaunchKernel(
+    f: Any, gridDimX: int, gridDimY: int, gridDimZ: int, blockDimX: int, blockDimY: int, blockDimZ: int,
+    sharedMemBytes: int, hStream: Any, kernelParams: int, extra: int,
+) -> None:  # fmt: skip
+    """(status,). `kernelParams` is the address of a `void*[]`; `extra` must be 0."""
+    grid, block = (gridDimX, gridDimY, gridDimZ), (blockDimX, blockDimY, blockDimZ)
+    _launch(functions.get(f), grid, block, sharedMemBytes, hStream, int(kernelParams), int(extra))
+
+
+def _check_attributes(config: CUlaunchConfig) -> None:
+    """Fail the call on a launch attribute that would change what the kernel may do.
+
+    Programmatic serialisation lets a kernel start early, which one after the other never is.
+    """
+    ids = CUlaunchAttributeID
+    for attribute in config.attrs[: config.numAttrs]:
+        cluster = attribute.value.clusterDim
+        harmless = attribute.id in (
+            ids.CU_LAUNCH_ATTRIBUTE_IGNORE,
+            ids.CU_LAUNCH_ATTRIBUTE_PRIORITY,
+            ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        )
+        is_cluster = attribute.id == ids.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        if not harmless and not (is_cluster and (cluster.x, cluster.y, cluster.z) == (1, 1, 1)):
+            raise Failure(NOT_SUPPORTED)
+
+
+@entry_point()
+def cuLaunchKernelEx(config: CUlaunchConfig, f: Any, kernelParams: int, extra: int) -> None:
+    """(status,). Clusters and cooperative launches are not offered."""
+    _check_attributes(config)
+    grid = (config.gridDimX, config.gridDimY, config.gridDimZ)
+    block = (config.blockDimX, config.blockDimY, config.blockDimZ)
+    _launch(functions.get(f), grid, block, config.sharedMemBytes, config.hStream, int(kernelParams), int(extra))

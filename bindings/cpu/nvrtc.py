@@ -1,0 +1,187 @@
+"""NVRTC's entry points, answered by the host's C++ compiler: the CPU device's half of run-time compilation.
+
+Names, arguments, `(status, *values)` tuples and status codes are those of `cuda.bindings.nvrtc`. The "cubin" is a shared
+object for `executor.load_module`.
+"""
+
+import ctypes
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cuda.bindings.nvrtc import nvrtcResult
+from cuda.pathfinder import find_nvidia_header_directory
+
+from bindings.cpu import host_compiler
+from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
+from bindings.errors import CompileError, CutawayError
+
+VERSION = (13, 0)  # the NVRTC whose options and headers these are
+
+# Interposable or reference-counted symbols would tie modules together that are loaded side by side.
+# Kernels reinterpret pointers freely, as nvcc lets them. -g1: lines for reports, and nothing else.
+KERNEL_FLAGS = (
+    *("-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-g1"),
+    *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable"),
+    "-fno-semantic-interposition",
+)
+GNU_FLAGS = ("-fno-gnu-unique",)  # g++ only
+
+SUCCESS = nvrtcResult.NVRTC_SUCCESS
+INVALID_PROGRAM = nvrtcResult.NVRTC_ERROR_INVALID_PROGRAM
+
+
+@dataclass
+class Program:
+    """What nvrtcCreateProgram returns."""
+
+    source: str
+    name: str
+    image: bytes = b""
+    log: str = ""
+    destroyed: bool = False
+
+
+@lru_cache(maxsize=1)
+def cuda_headers() -> Path:
+    """The folder of cuda_bf16.h. Raises CompileError if it, or what it includes, is missing."""
+    found = find_nvidia_header_directory("cudart")
+    folder = Path(found) if found else None
+    if folder and (folder / "cuda_bf16.h").is_file() and (folder / "crt" / "host_defines.h").is_file():
+        return folder
+    raise CompileError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+
+
+def simt_headers() -> list[Path]:
+    """Every header that comes before a kernel's source, NVIDIA's apart."""
+    return [*sorted(SIMT_HEADERS.glob("*.h")), SIMT_HEADERS / "nv" / "target"]
+
+
+@lru_cache(maxsize=1)
+def _flags() -> tuple[str, ...]:
+    flags = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{cuda_headers()}")
+    is_gnu = "Free Software Foundation" in host_compiler.find_compiler().version
+    return flags + (GNU_FLAGS if is_gnu else ())
+
+
+@lru_cache(maxsize=1)
+def toolchain() -> str:
+    """All that a compiled kernel depends on beside source and options: compiler, flags, processor, headers."""
+    version_file = cuda_headers() / "cuda_bf16.h"
+    return "\n".join(
+        (
+            host_compiler.find_compiler().identity,
+            *KERNEL_FLAGS,
+            host_compiler.digest_files([*simt_headers(), version_file]),
+        )
+    )
+
+
+def _usable(prog: Any) -> bool:
+    return isinstance(prog, Program) and not prog.destroyed
+
+
+def _translate(options: Sequence[bytes]) -> list[str] | str:
+    """The options as the host compiler takes them; the first that it cannot take, as a string."""
+    translated = []
+    for option in (raw.decode() for raw in options):
+        if option.startswith("--include-path="):
+            translated.append("-I" + option.removeprefix("--include-path="))
+        elif option.startswith(("-D", "-I")) and len(option) > 2:
+            translated.append(option)
+        elif option not in ("--std=c++17", "-std=c++17"):  # the device's own headers need C++20, which contains it
+            return option
+    return translated
+
+
+def _compile(program: Program, options: list[str]) -> None:
+    prefix = host_compiler.build_precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), _flags())
+    with tempfile.TemporaryDirectory(prefix="cutaway-") as folder:
+        source, image = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+        source.write_text(to_host_source(program.source, program.name))
+        arguments = [*_flags(), "-shared", *prefix, *options, source, "-o", image]
+        program.log = host_compiler.find_compiler().run(arguments, Path(program.name).name)
+        program.image = image.read_bytes()
+
+
+def nvrtcVersion() -> tuple[Any, ...]:
+    """(status, major, minor) of the NVRTC that this one stands in for."""
+    return SUCCESS, *VERSION
+
+
+def nvrtcGetErrorString(result: Any) -> tuple[Any, bytes]:
+    """(status, the name of `result`)."""
+    return SUCCESS, nvrtcResult(result).name.encode()
+
+
+def nvrtcCreateProgram(src: bytes, name: bytes, numHeaders: int, headers: Any, includeNames: Any) -> tuple[Any, Any]:
+    """(status, program). Headers in memory are not offered."""
+    if numHeaders or headers or includeNames:
+        return nvrtcResult.NVRTC_ERROR_INVALID_INPUT, None
+    return SUCCESS, Program(src.rstrip(b"\0").decode(), name.rstrip(b"\0").decode() or "default_program")
+
+
+def nvrtcCompileProgram(prog: Program, numOptions: int, options: Sequence[bytes] | None) -> tuple[Any]:
+    """(status,). The compiler's text, errors included, is the program's log."""
+    given = list(options or ())
+    if not _usable(prog):
+        return (INVALID_PROGRAM,)
+    if numOptions != len(given):
+        return (nvrtcResult.NVRTC_ERROR_INVALID_INPUT,)
+    translated = _translate(given)
+    if isinstance(translated, str):
+        prog.log = f"error: the CPU device does not know the option {translated!r}"
+        return (nvrtcResult.NVRTC_ERROR_INVALID_OPTION,)
+    try:
+        _compile(prog, translated)
+    except CompileError as error:
+        prog.log = error.log or f"error: {error}"
+        return (nvrtcResult.NVRTC_ERROR_COMPILATION,)
+    except (CutawayError, OSError, subprocess.SubprocessError) as error:
+        prog.log = f"error: {error}"
+        return (nvrtcResult.NVRTC_ERROR_INTERNAL_ERROR,)
+    return (SUCCESS,)
+
+
+def _fill(buffer: bytes, data: bytes) -> tuple[Any]:
+    """Write `data` over the caller's `bytes`, as the real bindings do; the status."""
+    if len(buffer) < len(data):
+        return (nvrtcResult.NVRTC_ERROR_INVALID_INPUT,)
+    ctypes.memmove(ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p), data, len(data))
+    return (SUCCESS,)
+
+
+def nvrtcGetProgramLogSize(prog: Program) -> tuple[Any, int]:
+    """(status, bytes of the log with its closing zero)."""
+    return (INVALID_PROGRAM, 0) if not _usable(prog) else (SUCCESS, len(prog.log.encode()) + 1)
+
+
+def nvrtcGetProgramLog(prog: Program, log: bytes) -> tuple[Any]:
+    """(status,); the log is written into `log`."""
+    if not _usable(prog):
+        return (INVALID_PROGRAM,)
+    return _fill(log, prog.log.encode() + b"\0")
+
+
+def nvrtcGetCUBINSize(prog: Program) -> tuple[Any, int]:
+    """(status, bytes of the image)."""
+    return (INVALID_PROGRAM, 0) if not _usable(prog) or not prog.image else (SUCCESS, len(prog.image))
+
+
+def nvrtcGetCUBIN(prog: Program, cubin: bytes) -> tuple[Any]:
+    """(status,); the image is written into `cubin`."""
+    if not _usable(prog) or not prog.image:
+        return (INVALID_PROGRAM,)
+    return _fill(cubin, prog.image)
+
+
+def nvrtcDestroyProgram(prog: Program) -> tuple[Any]:
+    """(status,)."""
+    if not _usable(prog):
+        return (INVALID_PROGRAM,)
+    prog.destroyed, prog.image, prog.log = True, b"", ""
+    return (SUCCESS,)
