@@ -35,19 +35,27 @@ def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def spell(value: Any) -> str:
-    """One argument as a person reads it: device addresses by buffer name, bytes by length, handles in hex."""
+    """One argument as a person reads it: addresses by buffer name, enums by name, handles in hex, bytes by length."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
-    if isinstance(value, int) and not isinstance(value, bool) and not hasattr(value, "name"):
-        return memory_map.describe(value) if value > 0xFFFFFFFF else str(value)
-    if hasattr(value, "name") and isinstance(value.name, str):
-        return value.name
-    if isinstance(value, (str, float, bool, list, tuple, type(None))):
-        return repr(value) if not isinstance(value, (list, tuple)) else f"<{len(value)} items>"
+    if isinstance(value, (list, tuple)):
+        return f"<{len(value)} items>"
+    if isinstance(getattr(value, "name", None), str):
+        return str(value.name)
+    if value is None or isinstance(value, (str, float, bool)):
+        return repr(value)
+    return _spell_number(value)
+
+
+def _spell_number(value: Any) -> str:
+    """A plain int, or a handle object that converts to one. Device addresses lie above 4 GiB, sizes below."""
     try:
-        return memory_map.describe(int(value))
+        number = int(value)
     except (TypeError, ValueError):
         return f"<{type(value).__name__}>"
+    if number > 0xFFFFFFFF:
+        return memory_map.describe(number)
+    return str(number) if isinstance(value, int) else hex(number)
 
 
 def spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:

@@ -183,9 +183,9 @@ class Buffer:
         if self._freed:
             return
         self._freed = True
-        memory_map.remove(self.address)
         self.device.forget(self)
-        driver.cuMemFree(self.address)
+        driver.cuMemFree(self.address)  # while its name is still known: a trace shows it
+        memory_map.remove(self.address)
 
 
 class HostBuffer:
@@ -205,8 +205,8 @@ class HostBuffer:
     def free(self) -> None:
         """Return the memory. A second call does nothing."""
         if self.address:
-            memory_map.remove(self.address)
             driver.cuMemFreeHost(self.address)
+            memory_map.remove(self.address)
             self.address = 0
 
 
