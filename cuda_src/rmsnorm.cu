@@ -7,19 +7,16 @@
 //            x         bf16 [T, H]
 //            weight    bf16 [H]      written by no kernel (it is read before grid_dependency_wait)
 //            T tokens, H hidden size, a multiple of 8; rows are contiguous.
-// Threads:   block t owns row t. Thread i holds vectors i, i + BLOCK_THREADS, ... (8 columns each) in registers
-//            from the sum of squares to the scaling, so that the row is read once. VECTORS_PER_THREAD is how
-//            many it holds: at least H / (8 * BLOCK_THREADS). Given exactly, no register is kept idle.
+// Threads:   block t owns row t. Thread i holds vectors i, i + BLOCK_THREADS, ... (8 columns each) in
+//            registers from the sum of squares to the scaling, so that the row is read once.
+//            VECTORS_PER_THREAD, at least H / (8 * BLOCK_THREADS), is how many it can hold: given exactly, no
+//            register is kept idle.
 // Bytes:     rmsnorm reads 2*T*H + 2*H and writes 2*T*H; add_rmsnorm reads and writes 2*T*H more.
 // Source:    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
 // Test:      python -m pytest tests/device -k rmsnorm
 #include "common.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"
-
-#ifndef VECTORS_PER_THREAD
-#define VECTORS_PER_THREAD 4  // H up to 8192 with 256 threads
-#endif
 
 // The columns of one row that belong to this thread.
 struct RowPart {

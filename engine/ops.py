@@ -9,7 +9,7 @@ multiplications and additions that the formula asks for: together they give an o
 """
 
 from bindings.dtypes import BF16, F32, I32, U64
-from engine.spec import Extra, In, InOut, Launch, Op, Out, Scalar, Size
+from engine.spec import Extra, In, InOut, Launch, Op, Out, Scalar, Size, evaluate
 
 # Tokens of one split of a sequence in decode attention. A constant, so that the order of the sums (and with it every
 # bit of the result) depends on the sequence alone, never on what else is in the batch.
@@ -17,6 +17,11 @@ SPLIT_TOKENS = 256
 
 # Queries of one block of prefill attention: 4 warps of 16 rows, the row count of an mma tile.
 PREFILL_QUERY_TILE = 64
+
+
+# Threads of a row's block in the norms: one 16-byte vector each, in whole warps, as long as a block can be that large.
+_NORM_THREADS = "32 * -(-H // 256) if H <= 8192 else 1024"
+_NORM_CONSTANTS = {"BLOCK_THREADS": _NORM_THREADS, "VECTORS_PER_THREAD": "1 if H <= 8192 else -(-H // 8192)"}
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -57,8 +62,8 @@ RMSNORM = Op(
         Scalar("eps", F32),
         Size("hidden", "H"),
     ),
-    constants={"BLOCK_THREADS": 256},
-    launch=lambda s: Launch((s.T,), 256),
+    constants=_NORM_CONSTANTS,
+    launch=lambda s: Launch((s.T,), evaluate(_NORM_THREADS, vars(s))),
     bytes=lambda s: 2 * s.H * (2 * s.T + 1),
     flops=lambda s: 4 * s.T * s.H,
 )
@@ -76,8 +81,8 @@ ADD_RMSNORM = Op(
         Scalar("eps", F32),
         Size("hidden", "H"),
     ),
-    constants={"BLOCK_THREADS": 256},
-    launch=lambda s: Launch((s.T,), 256),
+    constants=_NORM_CONSTANTS,
+    launch=lambda s: Launch((s.T,), evaluate(_NORM_THREADS, vars(s))),
     bytes=lambda s: 2 * s.H * (4 * s.T + 1),
     flops=lambda s: 5 * s.T * s.H,
 )

@@ -185,5 +185,11 @@ def build(
 
 def kernels_of(config: ModelConfig, page_size: int) -> list[tuple[Op, dict[str, int]]]:
     """Every operation with the symbols that specialise it for this model: what to compile before the first step."""
-    symbols = {"D": config.head_dim, "NH": config.num_heads, "NKV": config.num_kv_heads, "B": page_size}
+    symbols = {
+        "H": config.hidden_size,
+        "D": config.head_dim,
+        "NH": config.num_heads,
+        "NKV": config.num_kv_heads,
+        "B": page_size,
+    }
     return [(op, symbols) for op in ops.ALL.values()]

@@ -60,8 +60,9 @@ def test_decode_attention_agrees_with_prefill_attention(llm):
     prompt = [(31 * i) % 256 for i in range(300)]  # more than one split of decode attention
     whole, stepwise = llm.score(prompt), llm.score(prompt, decode_from=250)
     scale = np.sqrt(np.mean(whole**2))
-    # bf16 keeps 2^-9 of each activation; two layers round about 16 times on either path, in different places.
-    assert np.abs(whole - stepwise).max() <= 16 * 2.0**-9 * scale
+    # A rounding to bf16 moves a value by at most 2^-8 of it. Each path makes some 16 in two layers, in different places
+    # and of either sign: they add up like a random walk, sqrt(2 * 16) = 6 steps, and 2 more for the worst of 10^4.
+    assert np.abs(whole - stepwise).max() <= 8 * 2.0**-8 * scale
     assert np.isfinite(whole).all() and whole.shape == (300, 256)
 
 

@@ -1,7 +1,7 @@
 // RMSNorm, rung 1 of 4: one thread a row, straight from the formula.
 //
-// Idea:      none yet. A thread walks its row twice. Neighbouring threads read addresses a whole row apart, so
-//            each load of a warp touches 32 sectors of memory and uses 2 of the 32 bytes in each; and there
+// Idea:      none yet. A thread walks its row twice. Neighbouring threads read addresses a whole row apart:
+//            each load of a warp touches 32 sectors of memory and uses 2 of the 32 bytes in each. And there
 //            are only T threads.
 // Formula:   out[t][h] = x[t][h] / sqrt(mean_h(x[t][h]^2) + eps) * weight[h]
 // Pointers:  out     bf16 [T, H]   written

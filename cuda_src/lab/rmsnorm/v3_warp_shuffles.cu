@@ -1,7 +1,7 @@
 // RMSNorm, rung 3 of 4: the tree's lower five levels in registers, by warp shuffles.
 //
-// Idea:      the 32 lanes of a warp can read each other's registers: five steps of the tree need neither shared
-//            memory nor a barrier. Shared memory carries one value a warp; of nine barriers one is left.
+// Idea:      the 32 lanes of a warp can read each other's registers: five steps of the tree need neither
+//            shared memory nor a barrier. Shared memory carries one value a warp; one of nine barriers stays.
 // Formula:   out[t][h] = x[t][h] / sqrt(mean_h(x[t][h]^2) + eps) * weight[h]
 // Pointers:  out     bf16 [T, H]   written
 //            x       bf16 [T, H]

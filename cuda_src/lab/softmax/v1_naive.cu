@@ -1,7 +1,7 @@
 // Softmax, rung 1 of 4: one thread a row, straight from the formula, in three passes.
 //
-// Idea:      none yet, and it is wrong for large inputs: exp(x) is infinite in float32 from x = 88.73 on, and
-//            infinity / infinity is NaN.
+// Idea:      none yet, and it is wrong for large inputs: in float32 exp(x) is infinite from x = 88.73 on and 0
+//            from -104 down, and infinity / infinity and 0 / 0 are NaN.
 // Formula:   out[t][i] = exp(x[t][i]) / sum_j exp(x[t][j])
 // Pointers:  out  f32 [T, N]   written; holds the exponentials between the passes
 //            x    f32 [T, N]
