@@ -104,7 +104,7 @@ def test_two_processes_that_write_one_entry_leave_one_whole_entry(sources, devic
     entry = build(sources, device)
     key = nvrtc.cache_key(sources / "answer.cu", ["-DX=1"], device.arch)
     folder = tmp_path / "cache" / "kernels" / device.arch / "raced"
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     arguments = (folder, key, sources / "answer.cu", entry.image)
     writers = [context.Process(target=_write, args=arguments) for _ in range(4)]
     for writer in writers:
