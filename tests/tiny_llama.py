@@ -92,6 +92,12 @@ class TinyLlama:
         shapes = expected_tensors(self.config)
         return {name: self._tensor(name, shape) for name, shape in shapes.items()}
 
+    @property
+    def lm_head(self) -> NDArray[np.float64]:
+        """The matrix [V, H] that gives the logits."""
+        name = "model.embed_tokens.weight" if self.tied else "lm_head.weight"
+        return self.weights[name].astype(np.float64)
+
     @cached_property
     def checksum(self) -> int:
         """CRC-32 of all weights: a fixture is of use only for the weights that it was made with."""

@@ -61,7 +61,7 @@ def _mlp(a: Arithmetic, x: Any, weight: Callable[[str], Doubles], prefix: str) -
 
 
 class Arithmetic:
-    """The operations in float64; `stored` marks where the engine rounds. T tokens, N heads of D elements, H features."""
+    """The operations in float64; `stored` marks where the engine rounds. T tokens, N heads of D elements."""
 
     def __init__(self, rounding: Callable[[Doubles], Doubles] = lambda values: values) -> None:
         self.stored = rounding

@@ -57,13 +57,14 @@ def _ascending(_: np.random.Generator) -> Problem:
     return _problem(np.linspace(-20, 20, 1000)[None, :].repeat(2, axis=0))
 
 
-def _large(rng: np.random.Generator) -> Problem:
-    """Exponentials of these overflow unless the maximum is taken off first."""
-    return _problem(1000 + 3 * rng.standard_normal((3, 257)))
+def _shifted(by: float, rng: np.random.Generator) -> Problem:
+    """Exponentials of these overflow (or all underflow to 0) unless the maximum is taken off first."""
+    return _problem(by + 3 * rng.standard_normal((3, 257)))
 
 
 def cases() -> list[Case]:
-    """The case named "large" is beyond a softmax that does not subtract the maximum."""
+    """The two shifted cases are beyond a softmax that does not subtract the maximum."""
     shapes = [(1, 1), (3, 7), (19, 31), (111, 33), (2, 576), (1, 4096), (5, 1025)]
-    named = [Case("masked", _masked), Case("ascending", _ascending), Case("large", _large)]
+    shifted = [Case(f"shifted{by}", partial(_shifted, float(by))) for by in (1000, -1000)]
+    named = [Case("masked", _masked), Case("ascending", _ascending), *shifted]
     return [Case(f"T{t}-N{n}", partial(_random, t, n)) for t, n in shapes] + named
