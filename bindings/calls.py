@@ -78,7 +78,7 @@ def _status_text(api: str, status: Any) -> str:
 
 def _detail(name: str) -> str:
     """What is known beyond the status: the CPU device's report, else the launch before a sticky error."""
-    if name not in STICKY:
+    if name not in STICKY and name != "CUBLAS_STATUS_EXECUTION_FAILED":  # cuBLAS's name for a fault in its kernel
         return ""
     report = getattr(backend.select().driver, "last_report", lambda: None)()
     if report is None:

@@ -1,39 +1,37 @@
-// Causal attention of every new token over all tokens of its sequence so far (prefill, also in chunks).
+// Prefill attention: every new token over all tokens of its sequence up to its own position (a prompt, or a
+//                    chunk of one).
 //
-//   out[i] = sum_j p[i][j] * v[j],   p[i] = softmax over j <= position(i) of  scale * q[i] . k[j]
-//
-// Shapes (row-major): out bf16[T, NH, D]; qkv bf16[T, NH + 2*NKV, D], of which the NH query heads are read;
-// k_cache, v_cache bf16[P, NKV, B, D] in pages, this step's tokens included; block_tables i32[S, M]; seq_lens
-// i32[S], the tokens in the cache; query_starts i32[S + 1]: the rows of sequence s are query_starts[s] ..
-// query_starts[s+1]. Its query i has position seq_len - query_len + i, so a prompt may come in chunks. Query
-// head h reads kv head h / (NH / NKV). scale > 0.
-//
-// Who computes what: a block owns 64 queries of one head, each of its 4 warps 16 of them. It walks the keys
-// in tiles of 64; both products run on tensor cores (mma m16n8k16). What a warp needs for its queries never
-// leaves registers: the queries, the output and the running maximum and sum of the *online softmax*, which
-// makes one pass over the keys enough:
-//
-//   m' = max(m, max_j s[j]);   l' = l * e^(m - m') + sum_j e^(s[j] - m');   o' = o * e^(m - m') + sum_j e^(s[j] - m') * v[j]
-//
-// The probabilities too: mma leaves its 16x8 result spread over the lanes just as it wants its left operand.
-// Exponentials are taken to base 2 (the hardware has only that), with log2(e) folded into the scale.
-//
-// Grid (ceil(MAXQ / 64), NH, S) with MAXQ >= the longest query, 128 threads, 4 tiles of 64 * (D + 8) bf16 of
-// dynamic shared memory: while one pair of K and V tiles is used, the next is on its way.
-//
-// Work: 4 * D FLOPs for each pair of query and visible key, compute bound from a few hundred tokens on. Bytes
-// at least: q and out once, K and V of each sequence once (a block reads the keys before its last query; most
-// of that comes from L2).
-//
-// Idea: "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (Dao, 2023);
-// online softmax: "Online normalizer calculation for softmax" (Milakov and Gimelshein, 2018).
-// Test: python -m pytest tests/device -k prefill_attention. The way here, step by step: lab/attention/.
+// Formula:   s[i][j] = scale * q[i] . k[j] for j <= position(i);  out[i] = sum_j exp(s[i][j] - lse[i]) * v[j]
+//            with lse[i] = log(sum_j exp(s[i][j])) and scale > 0
+// Pointers:  out           bf16 [T, NH, D]           written
+//            qkv           bf16 [T, NH + 2*NKV, D]   the first NH heads are read
+//            k_cache       bf16 [P, NKV, B, D]       pages; this step's tokens are among them
+//            v_cache       bf16 [P, NKV, B, D]
+//            block_tables  i32  [S, M]               pages of each sequence, in order
+//            seq_lens      i32  [S]                  tokens of each sequence in the cache
+//            query_starts  i32  [S + 1]              first row of each sequence, and T
+//            Query i of a sequence has position seq_len - query_len + i; head h reads kv head h / (NH / NKV).
+// Threads:   a block owns 64 queries of one head of one sequence, each of its 4 warps 16 of them, and walks
+//            the keys in tiles of 64. Both products run on tensor cores. What a warp knows of its queries
+//            stays in registers: the queries, the output, and the maximum and the sum of the *online
+//            softmax*, which needs one pass over the keys only:
+//              m' = max(m, max_j s[j]);   l' = l * exp(m - m') + sum_j exp(s[j] - m');
+//              o' = o * exp(m - m') + sum_j exp(s[j] - m') * v[j];   out = o / l after the last tile
+//            The weights exp(s[j] - m') stay there too: the first mma leaves them spread over the lanes just
+//            as the second wants its left operand. Exponentials are to base 2, which is what the hardware
+//            has; log2(e) is part of the scale. Dynamic shared memory: 4 tiles of 64 * (D + 8) bf16, keys and
+//            values in use and under way.
+// Bytes:     2*D*(2*T*NH + 2*L*NKV), with L tokens in all sequences, if the L2 cache catches what the blocks
+//            of a sequence read again. 4*D FLOPs for each head, query and visible key: they decide from some
+//            hundred tokens on.
+// Source:    Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", 2023,
+//            arXiv:2307.08691; Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
+//            arXiv:1805.02867. Step by step: lab/attention/.
+// Test:      python -m pytest tests/device -k prefill_attention
 #include "common.cuh"
 #include "paged_kv.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"
-
-namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
@@ -54,9 +52,9 @@ constexpr float kLog2E = 1.4426950408889634f;
 // columns of row r.
 struct QueryRows {
   uint32_t query[kDimSteps][4];  // left operands of the first product
-  float out[kDimGroups][4];      // sum of p * v, relative to `max`
+  float out[kDimGroups][4];      // sum of weight * value, relative to `max`
   float max[2];                  // of scale * log2(e) * q . k
-  float sum[2];                  // of p, over the columns that this lane holds
+  float sum[2];                  // of the weights, over the columns that this lane holds
 };
 
 __device__ inline uint32_t pack_bf16(float low, float high) {
@@ -130,7 +128,7 @@ __device__ inline void mask_future(float (&scores)[kKeyGroups][4], int position)
   }
 }
 
-// Scores become probabilities relative to the new maximum; what was summed under the old one is scaled down.
+// Scores become weights relative to the new maximum; what was summed under the old one is scaled down.
 // The first tile holds key 0, which every query sees: from there on `max` is finite, and a tile that a query
 // sees nothing of changes nothing. The four lanes of a row agree on the maximum; their sums meet only at the
 // end.
@@ -160,17 +158,17 @@ __device__ inline void online_softmax(float (&scores)[kKeyGroups][4], QueryRows&
   }
 }
 
-// out += P V. The lane's probabilities of 16 keys, rounded to bf16, are its left operand as they are. V lies
+// out += W V. The lane's weights of 16 keys, rounded to bf16, are its left operand as they are. V lies
 // as rows of keys too, but here the sum runs over keys: ldmatrix transposes. Matrices 0 and 1 are the halves
 // of 16 keys for dimensions 0..7, matrices 2 and 3 for dimensions 8..15.
-__device__ inline void multiply_values(QueryRows& rows, const float (&probs)[kKeyGroups][4],
+__device__ inline void multiply_values(QueryRows& rows, const float (&weights)[kKeyGroups][4],
                                        const bf16* v_tile) {
   const int lane = threadIdx.x % kWarpSize;
   const bf16* lane_row = v_tile + (lane / 8 % 2 * 8 + lane % 8) * kTileStride + lane / 16 * 8;
 #pragma unroll
   for (int keys = 0; keys < kKeySteps; keys++) {
-    const float (&left)[4] = probs[2 * keys];
-    const float (&right)[4] = probs[2 * keys + 1];
+    const float (&left)[4] = weights[2 * keys];
+    const float (&right)[4] = weights[2 * keys + 1];
     const uint32_t p[4] = {pack_bf16(left[0], left[1]), pack_bf16(left[2], left[3]),
                            pack_bf16(right[0], right[1]), pack_bf16(right[2], right[3])};
 #pragma unroll
@@ -200,28 +198,40 @@ __device__ inline void write_output(bf16* first, int64_t stride, int num_rows, c
   }
 }
 
-}  // namespace
+// Which of the grid's work is this block's. The grid is (tiles, heads, sequences), and blocks start in the
+// order of their number, x fastest. Taking the tile from the slowest part of the number starts all heads' and
+// sequences' last tiles, which see the most keys, before all others: what runs at the end, when
+// multiprocessors run dry, is short.
+struct BlockWork {
+  int head;
+  int sequence;
+  int tile_from_end;
+};
 
-extern "C" __global__ __launch_bounds__(kThreads, 2) void prefill_attention(
-    bf16* __restrict__ out, const bf16* __restrict__ qkv, const bf16* __restrict__ k_cache,
-    const bf16* __restrict__ v_cache, const int32_t* __restrict__ block_tables,
-    const int32_t* __restrict__ seq_lens, const int32_t* __restrict__ query_starts, float scale,
-    int num_heads, int num_kv_heads, int table_width) {
+__device__ inline BlockWork work_of_block() {
+  const int number = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const int heads = gridDim.y;
+  const int sequences = gridDim.z;
+  return {number % heads, number / heads % sequences, number / (heads * sequences)};
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
+    prefill_attention(bf16* __restrict__ out, const bf16* __restrict__ qkv, const bf16* __restrict__ k_cache,
+                      const bf16* __restrict__ v_cache, const int32_t* __restrict__ block_tables,
+                      const int32_t* __restrict__ seq_lens, const int32_t* __restrict__ query_starts,
+                      float scale, int num_heads, int num_kv_heads, int table_width) {
   grid_dependency_launch();
   grid_dependency_wait();
-  const int head = blockIdx.y;
-  const int sequence = blockIdx.z;
-  const int query_start = query_starts[sequence];
-  const int query_len = query_starts[sequence + 1] - query_start;
-  // Blocks start in the order of blockIdx: the last queries, which see the most keys, go first, so that the
-  // last blocks to run are the short ones.
-  const int tile_start = (ceil_div(query_len, kQueryTile) - 1 - static_cast<int>(blockIdx.x)) * kQueryTile;
+  const BlockWork work = work_of_block();
+  const int query_start = query_starts[work.sequence];
+  const int query_len = query_starts[work.sequence + 1] - query_start;
+  const int tile_start = (ceil_div(query_len, kQueryTile) - 1 - work.tile_from_end) * kQueryTile;
   if (tile_start < 0) return;
 
-  const int context = seq_lens[sequence] - query_len;  // tokens of earlier steps
+  const int context = seq_lens[work.sequence] - query_len;  // tokens of earlier steps
   const int num_keys = context + min(tile_start + kQueryTile, query_len);
-  const PagedHead pages = {block_tables + static_cast<int64_t>(sequence) * table_width,
-                           head / (num_heads / num_kv_heads), num_kv_heads};
+  const PagedHead pages = {block_tables + static_cast<int64_t>(work.sequence) * table_width,
+                           work.head / (num_heads / num_kv_heads), num_kv_heads};
 
   const int warp_start = tile_start + static_cast<int>(threadIdx.x) / kWarpSize * kWarpQueries;
   const int warp_queries = min(max(query_len - warp_start, 0), kWarpQueries);
@@ -229,7 +239,7 @@ extern "C" __global__ __launch_bounds__(kThreads, 2) void prefill_attention(
   const int64_t query_stride = static_cast<int64_t>(num_heads + 2 * num_kv_heads) * HEAD_DIM;
   const int64_t first_row = query_start + warp_start;
   QueryRows rows;
-  load_queries(rows, qkv + first_row * query_stride + head * HEAD_DIM, query_stride, warp_queries);
+  load_queries(rows, qkv + first_row * query_stride + work.head * HEAD_DIM, query_stride, warp_queries);
   start_softmax(rows);
 
   extern __shared__ __align__(16) unsigned char smem_raw[];
@@ -244,11 +254,11 @@ extern "C" __global__ __launch_bounds__(kThreads, 2) void prefill_attention(
   load_stage(0);
   for (int key_start = 0; key_start < num_keys; key_start += kKeyTile) {
     cp_async_wait<0>();
-    __syncthreads();  // this stage has arrived for all warps, and all are done with the one before: refill that
+    __syncthreads();  // this stage has arrived, and all warps are done with the other: refill that one
     if (key_start + kKeyTile < num_keys) load_stage(key_start + kKeyTile);
 
-    if (key_start >= warp_position + warp_queries || warp_queries == 0)
-      continue;  // nothing that this warp may see
+    const bool sees_none = warp_queries == 0 || key_start >= warp_position + warp_queries;
+    if (sees_none) continue;
     const bf16* k_tile = tiles + key_start / kKeyTile % 2 * 2 * kTileSize;
     float scores[kKeyGroups][4];
     multiply_keys(scores, rows, k_tile);
@@ -258,6 +268,6 @@ extern "C" __global__ __launch_bounds__(kThreads, 2) void prefill_attention(
   }
   if (warp_queries > 0) {
     const int64_t out_stride = static_cast<int64_t>(num_heads) * HEAD_DIM;
-    write_output(out + first_row * out_stride + head * HEAD_DIM, out_stride, warp_queries, rows);
+    write_output(out + first_row * out_stride + work.head * HEAD_DIM, out_stride, warp_queries, rows);
   }
 }

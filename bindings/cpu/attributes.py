@@ -7,7 +7,7 @@ from typing import Any
 from cuda.bindings.driver import CUdevice, CUdevice_attribute, CUresult
 
 from bindings.cpu.context import INVALID_VALUE, Failure, entry_point, require_driver
-from bindings.cpu.executor import _thread_count as thread_count
+from bindings.cpu.executor import thread_count
 from bindings.cpu.host import memory_limit, processor_name
 
 COMPUTE_CAPABILITY = 90

@@ -16,7 +16,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUresult
 
-from bindings.cpu import context
+from bindings.cpu import context, gemm
 from bindings.cpu.context import Failure, on_context_end, require_context
 from bindings.cpu.gemm import ITEM_SIZE, Gemm, GemmCall
 from bindings.cpu.memory import heap
@@ -125,7 +125,8 @@ def _require(condition: bool, status: Status = INVALID_VALUE) -> None:
 
 @_entry_point(values=1)
 def cublasCreate() -> int:
-    """(status, handle)."""
+    """(status, handle). Raises CompileError if the host has no compiler for the products."""
+    gemm.library()
     number = next(_numbers)
     _handles[number] = Handle()
     return number

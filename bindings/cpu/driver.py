@@ -34,8 +34,7 @@ from bindings.cpu.context import (
     reset_sticky,
     state,
 )
-from bindings.cpu.executor import _thread_count as thread_count
-from bindings.cpu.executor import set_schedule
+from bindings.cpu.executor import set_schedule, thread_count
 from bindings.cpu.fences import set_fences
 from bindings.cpu.graphs import (
     cuGraphDestroy,

@@ -3,6 +3,7 @@
 The work is done by the runtime library (`runtime/`), which is compiled on first use and kept.
 """
 
+import _ctypes
 import ctypes
 import os
 import tempfile
@@ -24,8 +25,8 @@ RUNTIME_FLAGS = ("-fvisibility=hidden",)
 class Report:
     """Why a launch failed. `str(report)` is one line.
 
-    `kind` is a short phrase ("illegal address", "divergent barrier", …); `thread` is None when no single one is to blame;
-    `address` is that of a faulting access; `location` is `file:line`, None where it is not known.
+    `kind` is a short phrase ("illegal address", "divergent barrier", …); `thread` is None when no single one is to
+    blame; `address` is that of a faulting access; `location` is `file:line`, None where it is not known.
     """
 
     kind: str
@@ -103,7 +104,8 @@ class KernelInfo:
     loaded: _CLoadedKernel = field(repr=False, compare=False)
 
 
-def _thread_count() -> int:
+def thread_count() -> int:
+    """How many OS threads the device uses: $CUTAWAY_CPU_THREADS, else one for each processor. Raises CutawayError."""
     text = os.environ.get("CUTAWAY_CPU_THREADS", "")
     if not text:
         return os.cpu_count() or 1
@@ -114,19 +116,20 @@ def _thread_count() -> int:
 
 @lru_cache(maxsize=1)
 def _runtime() -> ctypes.CDLL:
-    """The runtime library, its threads not yet started. Modules find its functions by name, hence RTLD_GLOBAL."""
-    threads = _thread_count()
+    """The runtime library. Modules find its functions by name, hence RTLD_GLOBAL."""
+    threads = thread_count()
     sources = sorted(RUNTIME.glob("*.cpp"))
     headers = [*RUNTIME.glob("*.h"), SIMT_HEADERS / "simt_runtime.h"]
-    library = ctypes.CDLL(str(host_compiler.build_library("simt", sources, headers, RUNTIME_FLAGS)), mode=ctypes.RTLD_GLOBAL)
-    library.simt_launch.argtypes = (
-        *(ctypes.c_void_p, *[ctypes.c_uint] * 6),
-        *(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p),
-    )
+    path = host_compiler.build_library("simt", sources, headers, RUNTIME_FLAGS)
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    pointer, number = ctypes.c_void_p, ctypes.c_uint
+    sizes = [number] * 6  # grid and block, x y z
+    library.simt_launch.argtypes = [pointer, *sizes, ctypes.c_size_t, pointer, pointer]
     library.simt_launch.restype = ctypes.c_int
-    library.simt_find_module.argtypes = (ctypes.c_void_p,)
-    library.simt_set_schedule.argtypes = (ctypes.c_int, ctypes.c_uint64)
-    library.simt_start(ctypes.c_uint(threads))
+    library.simt_find_module.argtypes = [pointer]
+    library.simt_set_schedule.argtypes = [ctypes.c_int, ctypes.c_uint64]
+    library.simt_start.argtypes = [number]
+    library.simt_start(threads)
     return library
 
 
@@ -146,52 +149,53 @@ class Module:
     """A loaded image; `kernels` by name. Raises CutawayError if the image is not one of the CPU device's."""
 
     def __init__(self, image: bytes) -> None:
-        runtime = _runtime()
         self.image = image
-        self._library = self._open(image)
         self.kernels: dict[str, KernelInfo] = {}
+        self._library = _open_image(image)
         try:
-            table = ctypes.POINTER(ctypes.POINTER(_CKernel)).in_dll(self._library, "simt_kernels")
-        except ValueError as error:
+            entries = _kernel_table(self._library)
+        except CutawayError:
             self.close()
-            raise CutawayError("the module image has no kernel table: it was not made by the CPU device") from error
-        entries = ctypes.cast(ctypes.addressof(table), ctypes.POINTER(ctypes.POINTER(_CKernel)))
-        for kernel in _until_null(entries):
-            loaded = _CLoadedKernel(entry=kernel.entry)
-            runtime.simt_find_module(ctypes.byref(loaded))
-            params = [(kernel.parameters[i].offset, kernel.parameters[i].size) for i in range(kernel.num_parameters)]
-            name = kernel.name.decode()
-            self.kernels[name] = KernelInfo(name, params, loaded.tls_bytes, kernel.max_threads, self, loaded)
-
-    @staticmethod
-    def _open(image: bytes) -> ctypes.CDLL:
-        with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
-            file.write(image)
-            file.flush()
-            try:
-                return ctypes.CDLL(file.name, mode=os.RTLD_NOW)
-            except OSError as error:
-                raise CutawayError(f"the module image cannot be loaded: {error}") from error
+            raise
+        self.kernels = {kernel.name.decode(): _describe(kernel, self) for kernel in entries}
 
     def close(self) -> None:
         """Unload the code. No kernel of the module may be launched afterwards."""
         if self._library is not None:
-            _ctypes_close(self._library)
-            self._library = None  # type: ignore[assignment]
-            self.kernels = {}
+            _ctypes.dlclose(self._library._handle)
+        self._library = None
+        self.kernels = {}
 
 
-def _until_null(entries: "ctypes._Pointer[ctypes._Pointer[_CKernel]]") -> list[_CKernel]:
-    found = []
-    while entries[len(found)]:
-        found.append(entries[len(found)].contents)
-    return found
+def _open_image(image: bytes) -> ctypes.CDLL | None:
+    _runtime()  # whose functions the image calls
+    with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
+        file.write(image)
+        file.flush()
+        try:
+            return ctypes.CDLL(file.name, mode=os.RTLD_NOW)
+        except OSError as error:
+            raise CutawayError(f"the module image cannot be loaded: {error}") from error
 
 
-def _ctypes_close(library: ctypes.CDLL) -> None:
-    from _ctypes import dlclose
+def _kernel_table(library: ctypes.CDLL | None) -> list[_CKernel]:
+    """The entries of SIMT_MODULE in simt/simt_export.h: pointers to kernels, then a null pointer."""
+    try:
+        first = ctypes.c_void_p.in_dll(library, "simt_kernels")  # type: ignore[arg-type]
+    except ValueError as error:
+        raise CutawayError("the module image has no kernel table: it was not made by the CPU device") from error
+    pointers = ctypes.cast(ctypes.addressof(first), ctypes.POINTER(ctypes.POINTER(_CKernel)))
+    kernels: list[_CKernel] = []
+    while pointers[len(kernels)]:
+        kernels.append(pointers[len(kernels)].contents)
+    return kernels
 
-    dlclose(library._handle)
+
+def _describe(kernel: _CKernel, module: Module) -> KernelInfo:
+    loaded = _CLoadedKernel(entry=kernel.entry)
+    _runtime().simt_find_module(ctypes.addressof(loaded))
+    params = [(parameter.offset, parameter.size) for parameter in kernel.parameters[: kernel.num_parameters]]
+    return KernelInfo(kernel.name.decode(), params, loaded.tls_bytes, kernel.max_threads, module, loaded)
 
 
 def load_module(image: bytes) -> Module:

@@ -34,12 +34,13 @@ namespace {
 
 enum CudaType { kF32 = 0, kF16 = 2, kBf16 = 14 };
 
-// Direct tiles are 1, 2, 4 or this many columns wide; more columns take the panels.
-constexpr int kDirectColumns = 8;
+// At most this many columns are multiplied directly: beyond, widening rows of A once for all columns wins.
+constexpr int kFewColumns = 8;
 
+// Direct tiles are 1, 2, 4 or 8 columns wide.
 long direct_width(long columns) {
   long width = 1;
-  while (width < columns) width *= 2;
+  while (width < columns && width < kDirectColumns) width *= 2;
   return width;
 }
 
@@ -69,8 +70,11 @@ void fill_line_contiguous(const T* from, long k, Lanes* to, long panel_step) {
 
 template <typename T>
 void fill_line_strided(const T* from, long k_step, long k, Lanes* to, long panel_step) {
-  for (long p = 0; p < steps_of(k) * kLanes; ++p) {
-    to[p / kLanes * panel_step][p % kLanes] = p < k ? to_float(from[p * k_step]) : 0.0f;
+  for (long step = 0; step < steps_of(k); ++step) {
+    float some[kLanes] = {};
+    const int count = int(std::min<long>(kLanes, k - step * kLanes));
+    for (int i = 0; i < count; ++i) some[i] = to_float(from[(step * kLanes + i) * k_step]);
+    to[step * panel_step] = load_lanes(some);
   }
 }
 
@@ -78,8 +82,8 @@ void fill_line_strided(const T* from, long k_step, long k, Lanes* to, long panel
 template <typename T>
 void fill_panel(const Lines<T>& source, long first, long lines, long k, Lanes* panel) {
   for (long line = 0; line < lines; ++line) {
-    const long index =
-        std::min(first + line, source.count - 1);  // a line too many repeats the last; nobody reads it
+    // A line too many repeats the last: nobody uses its sums.
+    const long index = std::min(first + line, source.count - 1);
     const T* from = source.data + index * source.line_step;
     if (source.k_step == 1) {
       fill_line_contiguous(from, k, panel + line, lines);
@@ -102,9 +106,9 @@ class Product {
   explicit Product(const GemmCall& call)
       : call_(call),
         job_(next_job()),
-        direct_(kHasDirect && call.n <= kDirectColumns && call.transpose_a),
+        direct_(kHasDirect && call.n <= kFewColumns && call.transpose_a),
         panel_columns_(direct_ ? direct_width(call.n) : kTileColumns),
-        block_columns_(direct_ ? panel_columns_ : columns_of_a_block(call.k)),
+        block_columns_(direct_ ? kFewColumns : columns_of_a_block(call.k)),
         chunk_rows_(rows_of_a_chunk(call.k)),
         blocks_((call.n + block_columns_ - 1) / block_columns_),
         chunks_((call.m + chunk_rows_ - 1) / chunk_rows_) {}
@@ -119,7 +123,7 @@ class Product {
     fill_block(item / chunks_, index, column, columns, scratch);
     scratch.sums.resize(chunk_rows_ * (columns + panel_columns_));
     if (direct_) {
-      if constexpr (kHasDirect) direct_tiles(index, row, rows, scratch);
+      if constexpr (kHasDirect) direct_tiles(index, row, rows, columns, scratch);
     } else {
       panel_tiles(index, row, rows, columns, scratch);
     }
@@ -143,7 +147,7 @@ class Product {
   }
 
   static long rows_of_a_chunk(long k) {
-    constexpr long kRows = 2 * kTileRows;  // whole tiles of both paths
+    constexpr long kRows = 12;  // whole tiles of every kind
     return std::max(kChunkElements / std::max(k, 1L) / kRows, 1L) * kRows;
   }
 
@@ -185,33 +189,36 @@ class Product {
     }
   }
 
-  // The number of columns is a constant of each tile: this finds the one of this call.
-  void direct_tiles(long index, long first_row, long rows, Scratch& scratch) const {
+  // The width of a panel is a constant of each tile: this finds the one of this call.
+  void direct_tiles(long index, long first_row, long rows, long columns, Scratch& scratch) const {
     const Rows<T> left{rows_of_a(index).data + first_row * call_.lda, call_.lda};
     switch (panel_columns_) {
       case 1:
-        return direct_tiles<1>(left, rows, scratch);
+        return direct_tiles<1>(left, rows, columns, scratch);
       case 2:
-        return direct_tiles<2>(left, rows, scratch);
+        return direct_tiles<2>(left, rows, columns, scratch);
       case 4:
-        return direct_tiles<4>(left, rows, scratch);
+        return direct_tiles<4>(left, rows, columns, scratch);
       default:
-        return direct_tiles<kDirectColumns>(left, rows, scratch);
+        return direct_tiles<kDirectColumns>(left, rows, columns, scratch);
     }
   }
 
   template <int kColumns>
-  void direct_tiles(const Rows<T>& left, long rows, Scratch& scratch) const {
+  void direct_tiles(const Rows<T>& left, long rows, long columns, Scratch& scratch) const {
     constexpr int kRows = direct_rows(kColumns);
-    float tile[kRows * kColumns];
     long row = 0;
-    for (; row + kRows <= rows; row += kRows) {
-      direct_tile<kRows, kColumns>(left.from(row), {scratch.right.data()}, call_.k, tile);
-      place<kRows, kColumns>(tile, row, 0, scratch);
-    }
-    for (; row < rows; ++row) {
-      direct_tile<1, kColumns>(left.from(row), {scratch.right.data()}, call_.k, tile);
-      place<1, kColumns>(tile, row, 0, scratch);
+    for (; row + kRows <= rows; row += kRows) direct_rows_at<kRows, kColumns>(left, row, columns, scratch);
+    for (; row < rows; ++row) direct_rows_at<1, kColumns>(left, row, columns, scratch);
+  }
+
+  template <int kRows, int kColumns>
+  void direct_rows_at(const Rows<T>& left, long row, long columns, Scratch& scratch) const {
+    float tile[kRows * kColumns];
+    const Lanes* right = scratch.right.data();
+    for (long column = 0; column < columns; column += kColumns, right += panel_size(kColumns)) {
+      direct_tile<kRows, kColumns>(left.from(row), {right}, call_.k, tile);
+      place<kRows, kColumns>(tile, row, column, scratch);
     }
   }
 

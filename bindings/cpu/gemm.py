@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bindings.cpu import host_compiler
 from bindings.cpu.context import fault
-from bindings.cpu.executor import Report
-from bindings.cpu.executor import _thread_count as thread_count
+from bindings.cpu.executor import Report, thread_count
 from bindings.cpu.memory import heap
 
 HERE = Path(__file__).resolve().parent

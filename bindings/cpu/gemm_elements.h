@@ -1,6 +1,7 @@
 // The element types of a matrix product, widened to float32 sixteen at a time and rounded back one at a time.
 //
-// Vectors are GCC's and Clang's vector extensions, so the same code becomes AVX-512, AVX2, SSE or NEON.
+// Sixteen lanes are one register of AVX-512, two of AVX2, four of SSE and NEON: GCC's and Clang's vector extensions make
+// the right instructions for each, as long as no vector is wider than a register. The arithmetic is the same on all.
 
 #pragma once
 
@@ -8,9 +9,23 @@
 #include <cstring>
 
 constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+
+#if defined(__AVX512F__)
+constexpr int kPartLanes = 16;
+#elif defined(__AVX__)
+constexpr int kPartLanes = 8;
+#else
+constexpr int kPartLanes = 4;
+#endif
+constexpr int kParts = kLanes / kPartLanes;
+
+typedef float Part __attribute__((vector_size(4 * kPartLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kPartLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kPartLanes)));
+
+struct Lanes {
+  Part parts[kParts];
+};
 
 struct Bf16 {
   uint16_t bits;
@@ -27,10 +42,10 @@ inline To bits_of(From value) {
   return result;
 }
 
-inline Lanes load_lanes(const float* from) {
-  Lanes lanes;
-  std::memcpy(&lanes, from, sizeof(lanes));
-  return lanes;
+inline Part load_part(const float* from) {
+  Part part;
+  std::memcpy(&part, from, sizeof(part));
+  return part;
 }
 
 inline Words load_halves(const void* from) {
@@ -39,15 +54,22 @@ inline Words load_halves(const void* from) {
   return __builtin_convertvector(halves, Words);
 }
 
-inline Lanes load_lanes(const Bf16* from) { return bits_of<Lanes>(load_halves(from) << 16); }
+inline Part load_part(const Bf16* from) { return bits_of<Part>(load_halves(from) << 16); }
 
-inline Lanes load_lanes(const F16* from) {
+inline Part load_part(const F16* from) {
   const Words halves = load_halves(from);
   const Words magnitude = (halves & 0x7FFF) << 13;
   // Multiplying by 2^112 turns f16's exponent bias into f32's, and normalises subnormals on the way.
-  const Lanes scaled = bits_of<Lanes>(magnitude) * 0x1p112f;
+  const Part scaled = bits_of<Part>(magnitude) * 0x1p112f;
   const Words infinite_or_nan = bits_of<Words>(magnitude >= 0x0F800000u) & 0x7F800000u;
-  return bits_of<Lanes>(bits_of<Words>(scaled) | infinite_or_nan | (halves & 0x8000) << 16);
+  return bits_of<Part>(bits_of<Words>(scaled) | infinite_or_nan | (halves & 0x8000) << 16);
+}
+
+template <typename T>
+inline Lanes load_lanes(const T* from) {
+  Lanes lanes;
+  for (int i = 0; i < kParts; ++i) lanes.parts[i] = load_part(from + i * kPartLanes);
+  return lanes;
 }
 
 // The first `count` elements and zeros: never reads beyond the end of an allocation.
@@ -60,7 +82,7 @@ inline Lanes load_some(const T* from, int count) {
 
 inline float to_float(float value) { return value; }
 inline float to_float(Bf16 value) { return bits_of<float>(uint32_t(value.bits) << 16); }
-inline float to_float(F16 value) { return load_some(&value, 1)[0]; }
+inline float to_float(F16 value) { return load_some(&value, 1).parts[0][0]; }
 
 // Both roundings are to nearest, ties to even; a NaN stays one.
 inline void store(float* to, float value) { *to = value; }

@@ -4,16 +4,19 @@
 
 #include "gemm_elements.h"
 
-// The partial sums of a tile must stay in registers: AVX-512 has room for 24 such vectors beside the operands, the
-// other instruction sets for four.
+// The partial sums of a tile must stay in registers, beside the lines that are being multiplied: AVX-512 has 32
+// registers of 16 lanes, AVX2 16 of 8, NEON 32 of 4.
 #ifdef __AVX512F__
-constexpr int kTileRows = 6, kTileColumns = 4;
+constexpr int kTileRows = 6, kTileColumns = 4, kDirectColumns = 8;
 #else
-constexpr int kTileRows = 2, kTileColumns = 2;
+constexpr int kTileRows = 3, kTileColumns = 2, kDirectColumns = 4;
 #endif
 
-// Rows are used once each in a direct tile, so only latency asks for several at a time.
-constexpr int direct_rows(int columns) { return columns * 4 <= kTileRows * kTileColumns ? 4 : 2; }
+// Rows of a direct tile: as many as fit, up to the four that keep enough reads under way.
+constexpr int direct_rows(int columns) {
+  const int fit = kTileRows * kTileColumns / columns;
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
 
 // How far ahead of its use a row of A is fetched. The hardware's own prefetchers restart at every row and reached 60 %
 // of the memory bandwidth; with this, 85 %. A prefetch beyond the end of the memory is no fault.
@@ -26,7 +29,7 @@ inline long steps_of(long k) { return (k + kLanes - 1) / kLanes; }
 template <int kLines>
 struct Panel {
   const Lanes* data;
-  Lanes at(long step, int line) const { return data[step * kLines + line]; }
+  const Lanes& at(long step, int line) const { return data[step * kLines + line]; }
 };
 
 template <typename T>
@@ -46,23 +49,49 @@ struct Rows {
   const T* address(long step, int line) const { return data + line * stride + step * kLanes; }
 };
 
-// Lanes of x and y folded to 8 each, of four vectors to 4 each: the same tree for each of them as if it were alone.
-inline Lanes fold_pair(Lanes x, Lanes y) {
+// Folding adds lane l + 8 to lane l, then l + 4, l + 2 and l + 1. Four vectors are folded at once, which shares the
+// shuffles between them; each goes through the very additions that it would go through alone.
+#ifdef __AVX512F__
+
+inline Part fold_to_8(Part x, Part y) {
   return __builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
          __builtin_shufflevector(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
-inline Lanes fold_quad(Lanes xy, Lanes zw) {
+inline Part fold_to_4(Part xy, Part zw) {
   return __builtin_shufflevector(xy, zw, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
          __builtin_shufflevector(xy, zw, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
-// The sums of four vectors, in lanes 0, 4, 8 and 12.
-inline Lanes fold_four(Lanes x, Lanes y, Lanes z, Lanes w) {
-  Lanes quad = fold_quad(fold_pair(x, y), fold_pair(z, w));
-  quad += __builtin_shufflevector(quad, quad, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-  return quad + __builtin_shufflevector(quad, quad, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+inline void fold_four(const Lanes& x, const Lanes& y, const Lanes& z, const Lanes& w, float* sums) {
+  Part four = fold_to_4(fold_to_8(x.parts[0], y.parts[0]), fold_to_8(z.parts[0], w.parts[0]));
+  four += __builtin_shufflevector(four, four, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  four += __builtin_shufflevector(four, four, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  for (int i = 0; i < 4; ++i) sums[i] = four[4 * i];
 }
+
+#else
+
+typedef float Quarter __attribute__((vector_size(16)));
+
+inline Quarter fold_to_4(const Lanes& lanes) {
+  Quarter q[4];
+  std::memcpy(q, &lanes, sizeof(q));
+  return (q[0] + q[2]) + (q[1] + q[3]);
+}
+
+inline Quarter fold_to_2(Quarter x, Quarter y) {
+  return __builtin_shufflevector(x, y, 0, 1, 4, 5) + __builtin_shufflevector(x, y, 2, 3, 6, 7);
+}
+
+inline void fold_four(const Lanes& x, const Lanes& y, const Lanes& z, const Lanes& w, float* sums) {
+  const Quarter xy = fold_to_2(fold_to_4(x), fold_to_4(y)), zw = fold_to_2(fold_to_4(z), fold_to_4(w));
+  const Quarter four =
+      __builtin_shufflevector(xy, zw, 0, 2, 4, 6) + __builtin_shufflevector(xy, zw, 1, 3, 5, 7);
+  std::memcpy(sums, &four, sizeof(four));
+}
+
+#endif
 
 // The partial sums of one tile; `fold` leaves sums[c * kRows + r].
 template <int kRows, int kColumns>
@@ -71,9 +100,11 @@ struct Partials {
   Lanes lanes[kCount] = {};
 
   void add(const Lanes (&rows)[kRows], const Panel<kColumns>& right, long step) {
-    for (int c = 0; c < kColumns; ++c) {
-      const Lanes column = right.at(step, c);
-      for (int r = 0; r < kRows; ++r) lanes[c * kRows + r] += rows[r] * column;
+    for (int part = 0; part < kParts; ++part) {
+      for (int c = 0; c < kColumns; ++c) {
+        const Part column = right.at(step, c).parts[part];
+        for (int r = 0; r < kRows; ++r) lanes[c * kRows + r].parts[part] += rows[r].parts[part] * column;
+      }
     }
   }
 
@@ -81,8 +112,9 @@ struct Partials {
 
   void fold(float* sums) const {
     for (int i = 0; i < kCount; i += 4) {
-      const Lanes four = fold_four(at(i), at(i + 1), at(i + 2), at(i + 3));
-      for (int j = 0; j < 4 && i + j < kCount; ++j) sums[i + j] = four[4 * j];
+      float four[4];
+      fold_four(at(i), at(i + 1), at(i + 2), at(i + 3), four);
+      for (int j = 0; j < 4 && i + j < kCount; ++j) sums[i + j] = four[j];
     }
   }
 };

@@ -13,6 +13,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUgraph, CUgraphExec, CUgraphNode, CUresult, CUstreamCaptureMode
 
+from bindings.cpu import fences
 from bindings.cpu.context import INVALID_VALUE, NOT_SUPPORTED, Failure, Table, entry_point, state
 from bindings.cpu.streams import UNSUPPORTED, Capture, Operation, find_stream, submit
 
@@ -49,8 +50,13 @@ class Executable:
         """Every operation kept its arguments when it was captured."""
 
     def run(self) -> None:
-        for run in self._runs:
-            run()
+        if fences.after_every_operation():
+            for operation in self._operations:
+                operation.run()
+                fences.after_operation(operation.name)
+        else:
+            for run in self._runs:
+                run()
 
 
 graphs: Table[Graph] = Table(CUgraph, INVALID_VALUE)

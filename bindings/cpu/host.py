@@ -42,6 +42,12 @@ def _container_limit() -> int | None:
     return None
 
 
+@lru_cache(maxsize=1)
+def _host_total() -> int:
+    total = meminfo()["MemTotal"]
+    return min(total, _container_limit() or total)
+
+
 def memory_limit() -> MemoryLimit:
     """$CUTAWAY_CPU_MEMORY in bytes if set, else the host's memory. Raises CutawayError on another word."""
     text = os.environ.get("CUTAWAY_CPU_MEMORY", "")
@@ -49,8 +55,7 @@ def memory_limit() -> MemoryLimit:
         if not text.isdecimal() or not int(text):
             raise CutawayError(f"CUTAWAY_CPU_MEMORY is {text!r}; it must be a number of bytes")
         return MemoryLimit(int(text), of_host=False)
-    total = meminfo()["MemTotal"]
-    return MemoryLimit(min(total, _container_limit() or total), of_host=True)
+    return MemoryLimit(_host_total(), of_host=True)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +40,10 @@ class HostCompiler:
     def identity(self) -> str:
         return "\n".join((*self.command, self.version, *self.flags, _processor()))
 
+    @property
+    def is_gnu(self) -> bool:
+        return "Free Software Foundation" in self.version
+
     def run(self, arguments: Sequence[str | Path], what: str) -> str:
         """Run the compiler; the text it wrote. Raises CompileError, with that text in `log`, if it fails."""
         command = [*self.command, *self.flags, *map(str, arguments)]
@@ -65,7 +68,11 @@ def _answer(command: Sequence[str], *arguments: str) -> str | None:
     """What `command` prints, or None if it is not there or fails."""
     try:
         done = subprocess.run(
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
     except OSError:
         return None
@@ -80,7 +87,7 @@ def _candidates() -> list[tuple[str, ...]]:
 
 def _native_flags(command: Sequence[str]) -> tuple[str, ...]:
     for flag in NATIVE_FLAGS:
-        if _answer(command, flag, "-x", "c++", "-fsyntax-only", os.devnull) is not None:
+        if _answer(command, flag, "-x", "c++", "-E", os.devnull) is not None:
             return (flag,)
     return ()
 
@@ -118,9 +125,7 @@ def digest_files(files: Sequence[Path]) -> str:
     return digest(*(part for file in sorted(files) for part in (file.name, file.read_bytes())))
 
 
-def build_library(
-    name: str, sources: Sequence[Path], headers: Sequence[Path] = (), flags: Sequence[str] = ()
-) -> Path:
+def build_library(name: str, sources: Sequence[Path], headers: Sequence[Path] = (), flags: Sequence[str] = ()) -> Path:
     """The shared library made of `sources`, from the cache or compiled now.
 
     `headers` are the files that the sources include: their contents are part of the cache's key, their folders are
@@ -146,10 +151,15 @@ def build_library(
     return library
 
 
-def build_precompiled_header(header: Path, contents: Sequence[Path], flags: Sequence[str]) -> list[str]:
-    """Arguments that include `header` before a source, precompiled if this compiler can: parsing NVIDIA's headers takes
-    longer than compiling a kernel. `contents` are the files that make up the header."""
+def precompiled_header(header: Path, contents: Sequence[Path], flags: Sequence[str]) -> list[str]:
+    """Arguments that include `header`, made up of the files `contents`, before a source.
+
+    With g++ it is precompiled once, since parsing NVIDIA's headers takes longer than compiling most kernels. clang
+    reads text faster, and refuses a precompiled header as soon as a file that it came from has a newer date.
+    """
     compiler = find_compiler()
+    if not compiler.is_gnu:
+        return ["-include", str(header)]
     key = digest(compiler.identity, digest_files(contents), str(header), *flags)
     folder = cache_directory("cpu") / f"{header.stem}-{key}"
     prefix = folder / "prefix.h"
@@ -157,9 +167,8 @@ def build_precompiled_header(header: Path, contents: Sequence[Path], flags: Sequ
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
         try:
             (aside / prefix.name).write_text(f'#include "{header}"\n')
-            with suppress(CompileError):  # the header is then read as text, and what is wrong in it shows there
-                precompiled = aside / f"{prefix.name}.gch"
-                compiler.run(["-x", "c++-header", *flags, aside / prefix.name, "-o", precompiled], header.name)
+            precompiled = aside / f"{prefix.name}.gch"
+            compiler.run(["-x", "c++-header", *flags, aside / prefix.name, "-o", precompiled], header.name)
             os.rename(aside, folder)
         except OSError:
             if not folder.is_dir():  # else another process was first

@@ -1,7 +1,8 @@
 """What the CPU device reads in, and adds to, the text of a `.cu`: its kernels, and its dynamic shared memory.
 
-C++ has no `extern __shared__` and no way to list the kernels of a file. Everything else of CUDA is left to headers
-(`simt/`), so that the compiler sees the very text that NVRTC sees, line by line.
+C++ has no `extern __shared__` and no way to list the kernels of a file, so a `.cu` and every `.cu` that it includes
+become one text, with both taken care of. Everything else of CUDA is left to headers (`simt/`): the compiler sees the
+text that NVRTC sees, line by line.
 """
 
 import re
@@ -15,6 +16,8 @@ _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\
 _DYNAMIC_SHARED = re.compile(
     r"\bextern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?(?P<type>[\w:\s]+?)\s*\b(?P<name>\w+)\s*\[\s*\]\s*;"
 )
+_INCLUDED_CU = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"(?P<name>[^"\n]+\.cu)"[^\n]*$', re.MULTILINE)
+_LINE_DIRECTIVE = re.compile(r"^#line (\d+) (.*)$", re.MULTILINE)
 _KERNEL = re.compile(r'\bextern\s+"C"\s+__global__\b')
 _NAME_BEFORE_ARGUMENTS = re.compile(r"(\w+)\s*\(")
 _ATTRIBUTES = ("__launch_bounds__", "__align__", "__cluster_dims__", "__maxnreg__", "__block_size__")
@@ -22,11 +25,11 @@ _ATTRIBUTES = ("__launch_bounds__", "__align__", "__cluster_dims__", "__maxnreg_
 
 @dataclass(frozen=True)
 class KernelDeclaration:
-    """A kernel's name, the C++ expression of the most threads a block of it may have, and its line in the file."""
+    """A kernel's name, the C++ expression of the most threads of a block, and where in the text it is declared."""
 
     name: str
     max_threads: str
-    line: int
+    position: int
 
 
 def _without_comments(source: str) -> str:
@@ -59,14 +62,14 @@ def _first_argument(text: str) -> str:
 
 def _declaration(text: str, position: int) -> KernelDeclaration | None:
     """The kernel whose `extern "C" __global__` ends at `position`."""
-    line = text.count("\n", 0, position) + 1
+    start = position
     max_threads = DEFAULT_MAX_THREADS
     while match := _NAME_BEFORE_ARGUMENTS.search(text, position):
         position = _closing_parenthesis(text, match.end() - 1)
         if match.group(1) == "__launch_bounds__":
             max_threads = _first_argument(text[match.end() : position])
         elif match.group(1) not in _ATTRIBUTES:
-            return KernelDeclaration(match.group(1), max_threads, line)
+            return KernelDeclaration(match.group(1), max_threads, start)
     return None
 
 
@@ -86,16 +89,38 @@ def _declare_dynamic_shared(match: re.Match[str]) -> str:
     return f"SIMT_DYNAMIC_SHARED({match['type']}, {match['name']});{newlines}"
 
 
-def _quoted(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _line_directive(line: int, file: str) -> str:
+    escaped = file.replace("\\", "\\\\").replace('"', '\\"')
+    return f'#line {line} "{escaped}"'
+
+
+def _with_included_kernels(source: str, name: str) -> str:
+    """`source` under a #line directive, with the text of each `.cu` that it includes in the place of the #include."""
+
+    def expand(match: re.Match[str]) -> str:
+        path = (Path(name).parent / match["name"]).resolve()
+        if not path.is_file():
+            return match.group()  # the compiler says so, or finds it elsewhere
+        next_line = source.count("\n", 0, match.end()) + 2
+        text = _with_included_kernels(path.read_text(encoding="utf-8"), str(path))
+        return f"{text}\n{_line_directive(next_line, name)}"
+
+    return f"{_line_directive(1, name)}\n{_INCLUDED_CU.sub(expand, source)}"
+
+
+def _directive_for(text: str, position: int) -> str:
+    """The #line directive of the line of `text` that `position` lies on."""
+    *_, last = _LINE_DIRECTIVE.finditer(text, 0, position)
+    line = int(last.group(1)) + text.count("\n", last.end(), position) - 1
+    return f"#line {line} {last.group(2)}"
 
 
 def to_host_source(source: str, name: str) -> str:
     """`source` as a C++ file that a host compiler takes after `simt.h`; messages name lines of the file `name`."""
-    lines = [f"#line 1 {_quoted(name)}", _DYNAMIC_SHARED.sub(_declare_dynamic_shared, source)]
-    kernels = find_kernels(source)
+    text = _with_included_kernels(source, name)
+    kernels = find_kernels(text)
+    exports = []
     for kernel in kernels:
-        lines += [f"#line {kernel.line} {_quoted(name)}", f"SIMT_KERNEL({kernel.name}, ({kernel.max_threads}))"]
+        exports += [_directive_for(text, kernel.position), f"SIMT_KERNEL({kernel.name}, ({kernel.max_threads}))"]
     table = ", ".join(f"&simt_kernel_{kernel.name}" for kernel in kernels)
-    return "\n".join((*lines, f"SIMT_MODULE({table})", ""))
+    return "\n".join((_DYNAMIC_SHARED.sub(_declare_dynamic_shared, text), *exports, f"SIMT_MODULE({table})", ""))

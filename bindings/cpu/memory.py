@@ -19,7 +19,7 @@ import mmap
 import os
 from bisect import bisect_right, insort
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cuda.bindings.driver import CUresult
@@ -30,7 +30,7 @@ from bindings.cpu.host import memory_limit
 ALIGNMENT = 256  # what cuMemAlloc promises
 PAGE = mmap.PAGESIZE
 POISON = 0xFF
-POISON_FILE_BYTES = 4 << 20  # stays in the second-level cache while its pages are copied
+POISON_FILE_BYTES = 4 << 20  # stays in memory for good; a mapping of its own for each piece of this size
 CANARY = b"\xa5\xff"
 QUARANTINE_ALLOCATIONS = 1024
 QUARANTINE_BYTES = 64 << 30  # of addresses, not of memory
@@ -48,25 +48,43 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 Kind = Literal["device", "host"]
 
 
+class Slack:
+    """The bytes from `start` to `end`, which hold the canary until somebody writes there.
+
+    The canary's phase follows the address: every aligned 16-bit word of it is a NaN.
+    """
+
+    def __init__(self, start: int, end: int) -> None:
+        odd, nbytes = start % 2, end - start
+        self.start = start
+        self._canary = (CANARY * (nbytes // 2 + 1))[odd : odd + nbytes]
+        self._view = (ctypes.c_char * nbytes).from_address(start)  # `.raw` of it is the quickest way to read memory
+
+    def restore(self) -> None:
+        """Write the canary."""
+        self._view.raw = self._canary
+
+    def damage(self) -> int | None:
+        """The first address that does not hold the canary."""
+        if self._view.raw == self._canary:
+            return None
+        return self.start + next(i for i, byte in enumerate(self._view.raw) if byte != self._canary[i])
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """`nbytes` at `address`, inside the `mapped` bytes (guard pages included) at `mapping`."""
+    """`nbytes` at `address` with slack around, inside the `mapped` bytes (guard pages included) at `mapping`."""
 
     address: int
     nbytes: int
     kind: Kind
     mapping: int
     mapped: int
+    slacks: tuple[Slack, ...] = field(repr=False)
 
-    @property
-    def end(self) -> int:
-        return self.address + self.nbytes
-
-    @property
-    def slacks(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(address, size) of the canary before and after."""
-        first, last = self.mapping + PAGE, self.mapping + self.mapped - PAGE
-        return (first, self.address - first), (self.end, last - self.end)
+    def damage(self) -> int | None:
+        """The first address of the slack that somebody wrote to; None if there is none."""
+        return next((found for slack in self.slacks if (found := slack.damage()) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -96,16 +114,6 @@ def _map(address: int | None, nbytes: int, protection: int, flags: int, file: in
     return int(mapped)
 
 
-def _fill(address: int, nbytes: int) -> None:
-    """Write the canary. Its phase follows the address, so that every aligned 16-bit word of it is a NaN."""
-    ctypes.memmove(address, _canary(address, nbytes), nbytes)
-
-
-def _canary(address: int, nbytes: int) -> bytes:
-    odd = address % 2
-    return (CANARY * (nbytes // 2 + 1))[odd : odd + nbytes]
-
-
 class Heap:
     """All memory of the device, and pinned host memory. Limited by `limit` bytes for device memory."""
 
@@ -127,14 +135,17 @@ class Heap:
         rounded = -(-nbytes // ALIGNMENT) * ALIGNMENT
         body = -(-rounded // PAGE) * PAGE
         mapping = _map(None, body + 2 * PAGE, _PROT_NONE, _RESERVED)
-        allocation = Allocation(mapping + PAGE + body - rounded, nbytes, kind, mapping, body + 2 * PAGE)
+        first, last = mapping + PAGE, mapping + PAGE + body
+        address = last - rounded
+        slacks = [Slack(*span) for span in ((first, address), (address + nbytes, last)) if span[0] < span[1]]
+        allocation = Allocation(address, nbytes, kind, mapping, body + 2 * PAGE, tuple(slacks))
         try:
-            self._poison(mapping + PAGE, body)
+            self._poison(first, body)
         except Failure:
             _libc.munmap(mapping, allocation.mapped)
             raise
-        for address, size in allocation.slacks:
-            _fill(address, size)
+        for slack in slacks:
+            slack.restore()
         self._register(allocation)
         return allocation
 
@@ -195,18 +206,10 @@ class Heap:
         if not self.holds(address, nbytes):
             raise Failure(INVALID_VALUE)
 
-    def damage(self, allocation: Allocation) -> int | None:
-        """The first address of the slack around a living allocation that somebody wrote to; None if there is none."""
-        for address, size in allocation.slacks:
-            expected = _canary(address, size)
-            actual = ctypes.string_at(address, size)
-            if actual != expected:
-                return address + next(i for i in range(size) if actual[i] != expected[i])
-        return None
-
     def first_damage(self) -> int | None:
-        """As `damage`, over all that lives."""
-        return next(filter(None, map(self.damage, self._live.values())), None)
+        """The first address of the slack around a living allocation that somebody wrote to; None if there is none."""
+        damages = (slack.damage() for allocation in self._live.values() for slack in allocation.slacks)
+        return next((found for found in damages if found is not None), None)
 
     def live(self) -> list[Allocation]:
         """All living allocations, oldest first."""

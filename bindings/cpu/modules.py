@@ -217,7 +217,7 @@ def cuLaunchKernel(
 ) -> None:  # fmt: skip
     """(status,). `kernelParams` is the address of a `void*[]`; `extra` must be 0."""
     grid, block = (gridDimX, gridDimY, gridDimZ), (blockDimX, blockDimY, blockDimZ)
-    _launch(functions.get(f), grid, block, sharedMemBytes, hStream, int(kernelParams), int(extra))
+    _launch(functions.get(f), grid, block, sharedMemBytes, hStream, int(kernelParams or 0), int(extra or 0))
 
 
 def _check_attributes(config: CUlaunchConfig) -> None:
@@ -244,4 +244,6 @@ def cuLaunchKernelEx(config: CUlaunchConfig, f: Any, kernelParams: int, extra: i
     _check_attributes(config)
     grid = (config.gridDimX, config.gridDimY, config.gridDimZ)
     block = (config.blockDimX, config.blockDimY, config.blockDimZ)
-    _launch(functions.get(f), grid, block, config.sharedMemBytes, config.hStream, int(kernelParams), int(extra))
+    _launch(
+        functions.get(f), grid, block, config.sharedMemBytes, config.hStream, int(kernelParams or 0), int(extra or 0)
+    )

@@ -1,7 +1,7 @@
 """NVRTC's entry points, answered by the host's C++ compiler: the CPU device's half of run-time compilation.
 
-Names, arguments, `(status, *values)` tuples and status codes are those of `cuda.bindings.nvrtc`. The "cubin" is a shared
-object for `executor.load_module`.
+Names, arguments, `(status, *values)` tuples and status codes are those of `cuda.bindings.nvrtc`. The "cubin" is a
+shared object for `executor.load_module`.
 """
 
 import ctypes
@@ -22,14 +22,14 @@ from bindings.errors import CompileError, CutawayError
 
 VERSION = (13, 0)  # the NVRTC whose options and headers these are
 
-# Interposable or reference-counted symbols would tie modules together that are loaded side by side.
-# Kernels reinterpret pointers freely, as nvcc lets them. -g1: lines for reports, and nothing else.
 KERNEL_FLAGS = (
-    *("-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing", "-g1"),
-    *("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable"),
-    "-fno-semantic-interposition",
+    "-fvisibility=hidden",  # modules are loaded side by side, and must not find one another's symbols
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",  # kernels reinterpret pointers freely, and nvcc lets them
+    "-g1",  # line numbers, for reports; nothing else
 )
-GNU_FLAGS = ("-fno-gnu-unique",)  # g++ only
+GNU_FLAGS = ("-fno-gnu-unique",)  # g++ would tie modules together by their inline functions' static variables
 
 SUCCESS = nvrtcResult.NVRTC_SUCCESS
 INVALID_PROGRAM = nvrtcResult.NVRTC_ERROR_INVALID_PROGRAM
@@ -57,28 +57,22 @@ def cuda_headers() -> Path:
 
 
 def simt_headers() -> list[Path]:
-    """Every header that comes before a kernel's source, NVIDIA's apart."""
-    return [*sorted(SIMT_HEADERS.glob("*.h")), SIMT_HEADERS / "nv" / "target"]
+    """The files that make up what comes before a kernel's source (of NVIDIA's, those that change with each version)."""
+    own = [*sorted(SIMT_HEADERS.glob("*.h")), SIMT_HEADERS / "nv" / "target"]
+    return [*own, cuda_headers() / "cuda_bf16.h", cuda_headers() / "cuda_fp16.h"]
 
 
 @lru_cache(maxsize=1)
 def _flags() -> tuple[str, ...]:
     flags = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{cuda_headers()}")
-    is_gnu = "Free Software Foundation" in host_compiler.find_compiler().version
-    return flags + (GNU_FLAGS if is_gnu else ())
+    return flags + (GNU_FLAGS if host_compiler.find_compiler().is_gnu else ())
 
 
 @lru_cache(maxsize=1)
 def toolchain() -> str:
     """All that a compiled kernel depends on beside source and options: compiler, flags, processor, headers."""
-    version_file = cuda_headers() / "cuda_bf16.h"
-    return "\n".join(
-        (
-            host_compiler.find_compiler().identity,
-            *KERNEL_FLAGS,
-            host_compiler.digest_files([*simt_headers(), version_file]),
-        )
-    )
+    headers = host_compiler.digest_files(simt_headers())
+    return "\n".join((host_compiler.find_compiler().identity, *KERNEL_FLAGS, headers))
 
 
 def _usable(prog: Any) -> bool:
@@ -99,11 +93,12 @@ def _translate(options: Sequence[bytes]) -> list[str] | str:
 
 
 def _compile(program: Program, options: list[str]) -> None:
-    prefix = host_compiler.build_precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), _flags())
+    prefix = host_compiler.precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), _flags())
     with tempfile.TemporaryDirectory(prefix="cutaway-") as folder:
         source, image = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         source.write_text(to_host_source(program.source, program.name))
-        arguments = [*_flags(), "-shared", *prefix, *options, source, "-o", image]
+        beside = f"-iquote{Path(program.name).resolve().parent}"  # where #include "..." looks first
+        arguments: list[str | Path] = [*_flags(), "-shared", *prefix, beside, *options, source, "-o", image]
         program.log = host_compiler.find_compiler().run(arguments, Path(program.name).name)
         program.image = image.read_bytes()
 

@@ -14,7 +14,11 @@ from bindings.cpu import executor, nvrtc
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 INCLUDE = Path(__file__).resolve().parents[2] / "cuda_src" / "include"
-ALL_ORDERS = [("ascending", 0), ("descending", 0), *((order, seed) for order in ("shuffled", "greedy") for seed in range(3))]
+ALL_ORDERS = [
+    ("ascending", 0),
+    ("descending", 0),
+    *((order, seed) for order in ("shuffled", "greedy") for seed in range(3)),
+]
 
 
 def compile_source(source: str, name: str = "test.cu", options: tuple[str, ...] = ()) -> tuple[Any, bytes, str]:
@@ -33,6 +37,13 @@ def image_of(file: str) -> bytes:
     status, image, log = compile_source((KERNELS / file).read_text(), str(KERNELS / file))
     assert status == nvrtc.SUCCESS, log
     return image
+
+
+def aligned_zeros(length: int, dtype: Any) -> np.ndarray:
+    """An array of zeros whose address is a multiple of 16, as every allocation on a device is."""
+    array = np.zeros(length + 16, dtype)
+    skipped = -array.ctypes.data % 16 // array.itemsize
+    return array[skipped : skipped + length]
 
 
 def _as_argument(value: Any) -> ctypes._SimpleCData[Any]:

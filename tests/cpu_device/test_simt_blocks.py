@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +21,14 @@ def test_every_thread_runs_once_and_knows_its_place(grid: tuple[int, int, int], 
     out = np.full((blocks, threads), -1, np.int32)
     assert BLOCKS.launch("write_indices", block, out, grid=grid) is None
     np.testing.assert_array_equal(out, np.arange(blocks)[:, None] * 10000 + np.arange(threads))
+
+
+@pytest.mark.parametrize(
+    ("grid", "block"), [((1, 1, 1), (1025, 1, 1)), ((1, 1, 1), (32, 0, 1)), ((4, 0, 1), (32, 1, 1))]
+)
+def test_a_shape_that_no_device_has_is_refused(grid: tuple[int, int, int], block: tuple[int, int, int]) -> None:
+    report = BLOCKS.launch("read_calls", block, np.zeros(1, np.int32), grid=grid)
+    assert report is not None and report.kind == "invalid launch"
 
 
 def test_parameters_have_the_layout_of_cuda() -> None:
@@ -145,3 +155,26 @@ def test_a_module_can_be_closed_and_loaded_again() -> None:
         np.testing.assert_array_equal(out, values[::-1])
         kernels.module.close()
         assert kernels.module.kernels == {}
+
+
+def test_several_python_threads_may_launch_at_once() -> None:
+    values = np.arange(256, dtype=np.int32)
+
+    def reverse_many(_: int) -> bool:
+        out = np.zeros_like(values)
+        return all(
+            BLOCKS.launch("reverse", 256, out, values) is None and (out == values[::-1]).all() for _ in range(50)
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(reverse_many, range(4)))
+
+
+def test_a_forked_child_has_a_device_that_works() -> None:
+    out = np.zeros((64, 100), np.int32)
+    assert BLOCKS.launch("write_indices", 100, out, grid=64) is None  # the pool has its threads
+    child = os.fork()
+    if child == 0:
+        failed = BLOCKS.launch("write_indices", 100, out, grid=64) is not None
+        os._exit(1 if failed else 0)
+    assert os.waitpid(child, 0)[1] == 0

@@ -89,8 +89,26 @@ def test_kernels_are_found_in_the_source() -> None:
         void other_order(const float (*p)[4]) {}
         __global__ void not_exported(int* p) {}
     """
-    found = {kernel.name: (kernel.max_threads, kernel.line) for kernel in find_kernels(source)}
-    assert found == {"plain": ("1024", 5), "bounded": ("kThreads * (2 + 1)", 6), "other_order": ("64", 7)}
+    found = {kernel.name: kernel.max_threads for kernel in find_kernels(source)}
+    assert found == {"plain": "1024", "bounded": "kThreads * (2 + 1)", "other_order": "64"}
+
+
+def test_a_cu_may_include_another(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "shared.cuh").write_text("constexpr int kValue = 5;\n")
+    (tmp_path / "inner.cu").write_text(
+        'extern "C" __global__ void fill(int* out) {\n'
+        "  extern __shared__ int smem[];\n  smem[threadIdx.x] = kValue;\n  out[threadIdx.x] = smem[threadIdx.x];\n}\n"
+        'extern "C" __global__ void stop() { __trap(); }\n'
+    )
+    outer = '#include "../shared.cuh"\n#include "../inner.cu"\nextern "C" __global__ void stop_here() { __trap(); }\n'
+    status, image, log = compile_source(outer, str(tmp_path / "lab" / "outer.cu"))
+    assert status == nvrtc.SUCCESS, log
+    kernels, out = Kernels(lambda: image), np.zeros(8, np.int32)
+    assert kernels.launch("fill", 8, out, shared_bytes=32) is None
+    assert (out == 5).all()
+    places = [report.location for name in ("stop", "stop_here") if (report := kernels.launch(name, 1))]
+    assert places == [f"{tmp_path}/inner.cu:6", f"{tmp_path}/lab/outer.cu:3"]
 
 
 def test_dynamic_shared_memory_keeps_its_line_and_must_be_in_a_function() -> None:
@@ -115,7 +133,7 @@ def test_an_image_that_is_none_is_refused(image: bytes) -> None:
 
 
 def test_a_library_that_is_no_module_is_refused() -> None:
-    runtime = next(Path(path).parent for path in [executor.__file__]) / "runtime"
+    runtime = executor.RUNTIME
     library = host_compiler.build_library("fiber", [runtime / "fiber.cpp"], [runtime / "fiber.h"])
     with pytest.raises(CutawayError, match="no kernel table"):
         executor.load_module(library.read_bytes())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from bindings.cpu import executor
 from bindings.dtypes import bf16_to_float32, float32_to_bf16
-from tests.cpu_device.simt_support import ALL_ORDERS, kernels_of
+from tests.cpu_device.simt_support import ALL_ORDERS, aligned_zeros, kernels_of
 
 PTX = kernels_of("simt_instructions.cu")
 
@@ -108,8 +110,7 @@ def test_ldmatrix_needs_aligned_rows() -> None:
 
 
 def copy_async(wait: int, valid_threads: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    data = np.zeros(132, np.float32)
-    data = data[-data.ctypes.data // 4 % 4 :][:128]  # aligned to 16 bytes
+    data = aligned_zeros(128, np.float32)
     data[:] = np.arange(1, 129)
     out = np.zeros((2, 32, 4), np.float32)
     assert PTX.launch("copy_async", 32, out, data, wait, valid_threads) is None
@@ -135,8 +136,6 @@ def test_cp_async_fills_with_zeros() -> None:
 
 
 def test_cp_async_reports_the_line_that_began_the_copy() -> None:
-    import ctypes
-
     report = PTX.launch("copy_async_from", 1, np.zeros(1, np.float32), ctypes.c_void_p(4096))
     assert report is not None
     assert (report.kind, report.address) == ("illegal address", 4096)

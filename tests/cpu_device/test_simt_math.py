@@ -32,11 +32,19 @@ def test_float_functions() -> None:
     assert (np.abs(out - expected) <= bound).all()
 
 
-def test_saturate_and_min_drop_nan() -> None:
-    x, y = np.full(1, np.nan, np.float32), np.full(1, 2, np.float32)
-    out = np.zeros((24, 1), np.float32)
-    assert MATH.launch("float_functions", 1, out, x, y, 1) is None
-    assert (out[12, 0], out[19, 0], out[20, 0], out[21, 0]) == (0, 2, 2, 2)
+def test_minimum_and_maximum_drop_a_nan() -> None:
+    x, y = np.array([np.nan, 2, np.nan, np.inf], np.float32), np.array([2, np.nan, np.nan, -np.inf], np.float32)
+    out = np.zeros((24, 4), np.float32)
+    assert MATH.launch("float_functions", 4, out, x, y, 4) is None
+    np.testing.assert_array_equal(out[19], [2, 2, np.nan, np.inf])
+    np.testing.assert_array_equal(out[20], [2, 2, np.nan, -np.inf])
+    np.testing.assert_array_equal(out[21], out[19])
+
+
+def test_saturating_a_nan_gives_zero() -> None:
+    out = np.full((24, 1), -1, np.float32)
+    assert MATH.launch("float_functions", 1, out, np.full(1, np.nan, np.float32), np.ones(1, np.float32), 1) is None
+    assert out[12, 0] == 0
 
 
 def reverse_bits(value: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bindings.cpu import executor
-from tests.cpu_device.simt_support import KERNELS, kernels_of
+from tests.cpu_device.simt_support import KERNELS, aligned_zeros, kernels_of
 
 FAULTS = kernels_of("simt_faults.cu")
 FILE = KERNELS / "simt_faults.cu"
@@ -56,7 +56,9 @@ def test_illegal_address(thread: int) -> None:
     assert (report.kind, report.block, report.thread) == ("illegal address", (0, 0, 0), (thread, 0, 0))
     assert report.address == address
     assert report.location == line_of("*address = 1")
-    assert str(report).startswith(f"illegal address in write_at at {report.location}, block (0, 0, 0), thread ({thread}, 0")
+    assert str(report).startswith(
+        f"illegal address in write_at at {report.location}, block (0, 0, 0), thread ({thread}, 0"
+    )
 
 
 @pytest.mark.parametrize("index", [8, 1000])
@@ -90,11 +92,10 @@ def test_stack_overflow() -> None:
 
 
 def test_misaligned_vector_access() -> None:
-    data = np.zeros(16, np.int32)
-    start = -data.ctypes.data // 4 % 4  # so that `in + 1` is off a multiple of 16
-    out = np.zeros(16, np.int32)[-np.zeros(1, np.int32).ctypes.data // 4 % 4 :]
-    report = report_of("misaligned", 1, out, np.ascontiguousarray(data[start:]))
-    assert report.kind in ("misaligned address", "illegal address")
+    if platform.machine() in ("x86_64", "AMD64"):  # ARM's loads take any address
+        report = report_of("misaligned", 1, aligned_zeros(4, np.int32), aligned_zeros(8, np.int32))
+        assert (report.kind, report.thread) == ("misaligned address", (0, 0, 0))
+        assert report.location is not None and "common.cuh:" in report.location
 
 
 def test_trap_in_one_block_of_many() -> None:
@@ -133,20 +134,22 @@ faulthandler.enable()
 import numpy as np
 from tests.cpu_device.simt_support import kernels_of
 faults = kernels_of("simt_faults.cu")
-{before}
-assert faults.launch("write_at", 32, ctypes.c_void_p(64), 3).kind == "illegal address"
+for _ in range(2):
+    assert faults.launch("write_at", 32, ctypes.c_void_p(64), 3).kind == "illegal address"
+    {between}
 print("reported", flush=True)
 ctypes.string_at(8)
 """
 
 
-@pytest.mark.parametrize("before", ["", "faulthandler.disable(); faulthandler.enable()"])
-def test_a_fault_outside_a_kernel_goes_to_pythons_faulthandler(before: str) -> None:
+@pytest.mark.parametrize("between", ["pass", "faulthandler.disable(); faulthandler.enable()", "faulthandler.enable()"])
+def test_a_fault_outside_a_kernel_goes_to_pythons_faulthandler(between: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HOST_FAULT.format(before=before)],
+        [sys.executable, "-c", HOST_FAULT.format(between=between)],
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert done.stdout == "reported\n"
     assert done.returncode == -11

@@ -94,18 +94,21 @@ def one_hot(rng: np.random.Generator) -> Problem:
 
 
 def cases() -> list[Case]:
-    """Lengths around the tile of 64, chunks, every shape on a mixed batch, large scores, two worked out by hand."""
+    """Lengths around the tile of 64, chunks, every shape on a mixed batch, large scores, two known by hand."""
     single = [
         Case(f"Q{n}-after{c}", partial(random_problem, lengths=[(n, c)], shape=SMALL))
         for n in (1, 3, 17, 63, 64, 65, 130)
         for c in (0, 5, 200)
     ]
+    # The first query's position meets the last key of a tile, which the mask must take or leave.
+    edges = [Case(f"Q3-after{c}", partial(random_problem, lengths=[(3, c)], shape=SMALL)) for c in (61, 62, 63, 64)]
     mixed = [
         Case(f"mixed-D{d}-NH{h}-NKV{k}", partial(random_problem, lengths=MIXED, shape=(d, h, k))) for d, h, k in SHAPES
     ]
     lengths = [(65, 30), (9, 0)]
     return [
         *single,
+        *edges,
         *mixed,
         Case("idle-blocks", partial(random_problem, lengths=lengths, shape=SMALL, idle_tiles=2)),
         Case("large-scores", partial(random_problem, lengths=lengths, shape=SMALL, spread=60.0)),

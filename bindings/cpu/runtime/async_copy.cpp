@@ -1,4 +1,5 @@
-// cp.async: the copy happens only when it is waited for, and until then its target is NaN, so that a missing wait shows.
+// cp.async: the copy happens only when it is waited for, and until then its target is NaN, so that a missing
+// wait shows.
 #include <cstring>
 
 #include "worker.h"
@@ -7,37 +8,37 @@ namespace {
 
 constexpr int kCopyBytes = 16;
 
-void move_bytes(Worker& worker, const AsyncCopies::Copy& copy) {
-  worker.accessing = copy.place;
-  memcpy(copy.target, copy.source, copy.source_bytes);
-  memset(static_cast<char*>(copy.target) + copy.source_bytes, 0, kCopyBytes - copy.source_bytes);
-  worker.accessing = {};
-}
+bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % kCopyBytes == 0; }
 
 }  // namespace
 
-void simt_copy_async(void* target, const void* source, int source_bytes, simt::Place place) {
+void simt_copy_async(void* target, const void* source, bool valid, simt::Place place) {
   Fiber* self = this_fiber();
   Worker& worker = worker_of(*self);
-  if ((reinterpret_cast<uintptr_t>(target) | reinterpret_cast<uintptr_t>(source)) % kCopyBytes) {
-    worker.fail("misaligned address", *self, place, "cp.async of 16 bytes needs both addresses to be multiples of 16");
+  self->place = place;
+  if (!aligned(target) || !aligned(source)) {
+    worker.fail("misaligned address", *self, place,
+                "cp.async of 16 bytes needs both addresses to be multiples of 16");
   }
-  worker.accessing = place;
   memset(target, 0xff, kCopyBytes);
-  worker.accessing = {};
   AsyncCopies& copies = worker.copies_of(*self);
-  copies.pending.push_back({target, source, source_bytes, copies.groups, place});
+  copies.pending.push_back({target, valid ? source : nullptr, place, copies.groups});
 }
 
 void simt_copy_async_commit() { ++worker_of(*this_fiber()).copies_of(*this_fiber()).groups; }
 
 void simt_copy_async_wait(int groups_left) {
-  Worker& worker = worker_of(*this_fiber());
-  AsyncCopies& copies = worker.copies_of(*this_fiber());
+  Fiber* self = this_fiber();
+  AsyncCopies& copies = worker_of(*self).copies_of(*self);
   const int first_left = copies.groups - groups_left;  // the oldest group that may stay under way
-  size_t done = 0;
-  while (done < copies.pending.size() && copies.pending[done].group < first_left) {
-    move_bytes(worker, copies.pending[done++]);
+  auto copy = copies.pending.begin();
+  for (; copy != copies.pending.end() && copy->group < first_left; ++copy) {
+    self->place = copy->place;
+    if (copy->source) {
+      memcpy(copy->target, copy->source, kCopyBytes);
+    } else {
+      memset(copy->target, 0, kCopyBytes);
+    }
   }
-  copies.pending.erase(copies.pending.begin(), copies.pending.begin() + static_cast<std::ptrdiff_t>(done));
+  copies.pending.erase(copies.pending.begin(), copy);
 }

@@ -1,7 +1,7 @@
 // Warp collectives on integers and bit patterns: shuffle, vote, match, reduce.
 #include <algorithm>
 
-#include "worker.h"
+#include "turns.h"
 
 namespace {
 
@@ -26,7 +26,8 @@ struct Shuffle {
 
 [[noreturn]] void fail_shuffle(Worker& worker, const Shuffle& request, uint32_t lanes) {
   char text[160];
-  write_text(text, sizeof(text), "lane %u reads lane %u, which takes no part in the shuffle (lanes 0x%08x do)",
+  write_text(text, sizeof(text),
+             "lane %u reads lane %u, which takes no part in the shuffle (lanes 0x%08x do)",
              request.fiber->lane, request.source, lanes);
   worker.fail("shuffle from absent lane", *request.fiber, request.place, text);
 }
@@ -77,12 +78,18 @@ struct Reduction {
 template <typename T>
 T combine(simt::ReduceOp op, T a, T b) {
   switch (op) {
-    case simt::ReduceOp::add: return static_cast<T>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
-    case simt::ReduceOp::min: return std::min(a, b);
-    case simt::ReduceOp::max: return std::max(a, b);
-    case simt::ReduceOp::bit_and: return a & b;
-    case simt::ReduceOp::bit_or: return a | b;
-    case simt::ReduceOp::bit_xor: return a ^ b;
+    case simt::ReduceOp::add:
+      return static_cast<T>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
+    case simt::ReduceOp::min:
+      return std::min(a, b);
+    case simt::ReduceOp::max:
+      return std::max(a, b);
+    case simt::ReduceOp::bit_and:
+      return a & b;
+    case simt::ReduceOp::bit_or:
+      return a | b;
+    case simt::ReduceOp::bit_xor:
+      return a ^ b;
   }
   __builtin_unreachable();
 }
@@ -92,15 +99,16 @@ void compute_reduction(Worker&, void* const* requests, uint32_t lanes) {
   const unsigned first = __builtin_ctz(lanes);
   const simt::ReduceOp op = request_of<Reduction<T>>(requests, first).op;
   T result = request_of<Reduction<T>>(requests, first).value;
-  for_each_lane(lanes & (lanes - 1),
-                [&](unsigned lane) { result = combine(op, result, request_of<Reduction<T>>(requests, lane).value); });
+  for_each_lane(lanes & (lanes - 1), [&](unsigned lane) {
+    result = combine(op, result, request_of<Reduction<T>>(requests, lane).value);
+  });
   for_each_lane(lanes, [&](unsigned lane) { request_of<Reduction<T>>(requests, lane).value = result; });
 }
 
 const Collective kReduceUnsigned = {"__reduce_sync", true, compute_reduction<uint32_t>};
 const Collective kReduceSigned = {"__reduce_sync", true, compute_reduction<int32_t>};
 
-void meet(uint32_t mask, const Collective& collective, void* request, simt::Place place) {
+inline void meet(uint32_t mask, const Collective& collective, void* request, simt::Place place) {
   Fiber* self = this_fiber();
   worker_of(*self).meet(self, mask, collective, request, place);
 }
@@ -128,9 +136,13 @@ uint64_t simt_shuffle(uint32_t mask, uint64_t bits, unsigned source, simt::Place
   return request.result;
 }
 
-uint32_t simt_ballot(uint32_t mask, bool predicate, simt::Place place) { return vote(mask, kBallot, predicate, place); }
+uint32_t simt_ballot(uint32_t mask, bool predicate, simt::Place place) {
+  return vote(mask, kBallot, predicate, place);
+}
 
-uint32_t simt_match_any(uint32_t mask, uint64_t bits, simt::Place place) { return vote(mask, kMatch, bits, place); }
+uint32_t simt_match_any(uint32_t mask, uint64_t bits, simt::Place place) {
+  return vote(mask, kMatch, bits, place);
+}
 
 uint32_t simt_reduce_unsigned(uint32_t mask, uint32_t value, simt::ReduceOp op, simt::Place place) {
   return reduce(mask, kReduceUnsigned, value, op, place);

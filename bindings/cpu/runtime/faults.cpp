@@ -16,6 +16,14 @@ constexpr size_t kSignalStackBytes = 64 << 10;
 struct sigaction previous_actions[64];
 std::mutex install_mutex;
 
+// Where the linker has put this very library.
+extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start, _end;
+
+bool in_runtime(uint64_t instruction) {
+  return instruction - reinterpret_cast<uint64_t>(&__ehdr_start) <
+         reinterpret_cast<uint64_t>(&_end) - reinterpret_cast<uint64_t>(&__ehdr_start);
+}
+
 uint64_t program_counter(const void* context) {
   const mcontext_t& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
 #if defined(__x86_64__)
@@ -42,9 +50,11 @@ const char* kind_of(const Worker& worker, int signal, const siginfo_t& info) {
 void describe(char* text, size_t size, const Worker& worker, const char* kind, const void* address) {
   const int64_t past_end = worker.shared.bytes_past_end(address);
   if (past_end >= 0) {
-    write_text(text, size, "access %lld bytes past the end of dynamic shared memory", static_cast<long long>(past_end));
+    write_text(text, size, "access %lld bytes past the end of dynamic shared memory",
+               static_cast<long long>(past_end));
   } else if (!strcmp(kind, "stack overflow")) {
-    write_text(text, size, "local variables need more than the %zu KB of stack that a thread has", kStackBytes >> 10);
+    write_text(text, size, "local variables need more than the %zu KB of stack that a thread has",
+               kStackBytes >> 10);
   } else if (!strcmp(kind, "misaligned address")) {
     write_text(text, size, "a vector access to an address that is not a multiple of its size");
   } else if (!strcmp(kind, "illegal address")) {
@@ -54,11 +64,25 @@ void describe(char* text, size_t size, const Worker& worker, const char* kind, c
   }
 }
 
+// A handler that was installed around ours passes the signal back to us when it is done: then the default
+// comes next.
+__thread bool passing_on;
+
 void pass_on(int signal, siginfo_t* info, void* context) {
   const struct sigaction& previous = previous_actions[signal];
-  if (previous.sa_flags & SA_SIGINFO) return previous.sa_sigaction(signal, info, context);
-  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) return previous.sa_handler(signal);
-  sigaction(signal, &previous, nullptr);  // the faulting instruction runs again, and meets the default
+  const bool is_function =
+      previous.sa_flags & SA_SIGINFO || (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN);
+  if (passing_on || !is_function) {
+    ::signal(signal, SIG_DFL);  // the faulting instruction runs again, and ends the process
+    return;
+  }
+  passing_on = true;
+  if (previous.sa_flags & SA_SIGINFO) {
+    previous.sa_sigaction(signal, info, context);
+  } else {
+    previous.sa_handler(signal);
+  }
+  passing_on = false;
 }
 
 // Runs on the signal stack, and does not come back to it: the worker goes on where it had started the block.
@@ -72,25 +96,29 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   const bool has_address = signal == SIGSEGV || signal == SIGBUS;
   worker.fault_address = has_address ? reinterpret_cast<uint64_t>(info->si_addr) : 0;
   worker.fault_program_counter = program_counter(context);
-  worker.fail(kind, *fiber, worker.accessing, text);
+  // In the runtime only what a kernel handed to it can fault: then the line that did so is the one to name.
+  const simt::Place place = in_runtime(worker.fault_program_counter) ? fiber->place : simt::Place{};
+  worker.fail(kind, *fiber, place, text);
 }
 
-bool is_ours(const struct sigaction& action) { return action.sa_flags & SA_SIGINFO && action.sa_sigaction == on_fault; }
+bool is_ours(const struct sigaction& action) {
+  return action.sa_flags & SA_SIGINFO && action.sa_sigaction == on_fault;
+}
 
 }  // namespace
 
 void install_fault_handlers() {
+  struct sigaction current;
+  sigaction(SIGSEGV, nullptr, &current);
+  if (is_ours(current)) return;  // whoever takes one of our signals takes this one
   const std::lock_guard<std::mutex> lock(install_mutex);
   for (const int signal : kSignals) {
-    struct sigaction current;
-    sigaction(signal, nullptr, &current);
-    if (is_ours(current)) continue;
-    previous_actions[signal] = current;
     struct sigaction ours = {};
     ours.sa_sigaction = on_fault;
     // NODEFER: the handler is left by a switch, which would leave the signal blocked.
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaction(signal, &ours, nullptr);
+    sigaction(signal, &ours, &current);
+    if (!is_ours(current)) previous_actions[signal] = current;
   }
 }
 

@@ -33,8 +33,9 @@ void* simt_prepare_fiber(void* stack_top, size_t stack_bytes, void (*entry)()) {
 
 #if defined(__x86_64__)
 
-// Six registers and the return address. `ret` keeps the processor's stack of predicted returns in step: fibers mostly
-// wait in the same function, called from the same line, so one's predictions are right for the next.
+// Six registers and the return address. `ret` keeps the processor's stack of predicted returns in step:
+// fibers mostly wait in the same function, called from the same line, so one's predictions are right for the
+// next.
 asm(R"(
   .text
   .p2align 4

@@ -16,7 +16,7 @@ struct LoadedKernel {
   void (*entry)(void** arguments);
   uint64_t module_base;          // the address that the module's symbols and lines are relative to
   size_t tls_module, tls_bytes;  // its static shared memory
-  double block_seconds;  // how long a block took in the last launch; 0 before the first
+  double block_seconds;          // how long a block took in the last launch; 0 before the first
 };
 
 namespace {
@@ -56,7 +56,8 @@ class BlockTask : public Task {
   void shuffle() {
     for (uint64_t i = 0; i < blocks_; ++i) order_.push_back(static_cast<uint32_t>(i));
     Random random = {shape_.schedule.seed};
-    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.below(static_cast<unsigned>(i))]);
+    for (size_t i = order_.size(); i > 1; --i)
+      std::swap(order_[i - 1], order_[random.below(static_cast<unsigned>(i))]);
   }
 
   uint64_t number(uint64_t turn) const {
@@ -103,6 +104,20 @@ void set_threads(unsigned threads) {
   while (workers.size() < threads) workers.push_back(new Worker);
 }
 
+const char* wrong_shape(const LaunchShape& shape) {
+  const uint64_t threads = static_cast<uint64_t>(shape.block.x) * shape.block.y * shape.block.z;
+  if (threads == 0 || threads > kMaxThreads) return "a block has from 1 to 1024 threads";
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return "a grid has at least one block";
+  return nullptr;
+}
+
+int refuse(const char* text, Report* report) {
+  *report = {};
+  write_text(report->kind, sizeof(report->kind), "invalid launch");
+  write_text(report->text, sizeof(report->text), "%s", text);
+  return 1;
+}
+
 // For dl_iterate_phdr: fills in *kernel and stops if the kernel is in this module.
 int describe_module(dl_phdr_info* module, size_t, void* data) {
   LoadedKernel& kernel = *static_cast<LoadedKernel*>(data);
@@ -146,11 +161,14 @@ void simt_find_module(LoadedKernel* kernel) { dl_iterate_phdr(describe_module, k
 
 // Runs a whole grid. Returns 0, or 1 with *report filled in.
 int simt_launch(LoadedKernel* kernel, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                unsigned block_y, unsigned block_z, size_t dynamic_shared_bytes, void** arguments, Report* report) {
+                unsigned block_y, unsigned block_z, size_t dynamic_shared_bytes, void** arguments,
+                Report* report) {
   const std::lock_guard<std::mutex> lock(launch_mutex);
   install_fault_handlers();
-  const LaunchShape shape = {kernel->entry,       arguments,           {grid_x, grid_y, grid_z}, {block_x, block_y, block_z},
-                             dynamic_shared_bytes, kernel->tls_module, kernel->tls_bytes,        schedule};
+  const LaunchShape shape = {
+      kernel->entry,        arguments,          {grid_x, grid_y, grid_z}, {block_x, block_y, block_z},
+      dynamic_shared_bytes, kernel->tls_module, kernel->tls_bytes,        schedule};
+  if (const char* wrong = wrong_shape(shape)) return refuse(wrong, report);
   BlockTask task(shape);
   const unsigned helpers = helpers_for(*kernel, task.blocks());
   const double start = seconds();

@@ -66,8 +66,8 @@ void Worker::describe_waiting() {
   const char* separator = ": ";
   for (Group& group : groups) {
     group.close_range();
-    text += separator + ("threads " + group.ranges) + " wait in " + group.what + " at " + group.place.file + ":" +
-            std::to_string(group.place.line);
+    text += separator + ("threads " + group.ranges) + " wait in " + group.what + " at " + group.place.file +
+            ":" + std::to_string(group.place.line);
     separator = "; ";
   }
   if (live_ < num_threads_) text += "; " + std::to_string(num_threads_ - live_) + " threads have ended";

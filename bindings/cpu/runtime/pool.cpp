@@ -6,9 +6,11 @@
 
 namespace {
 
-// How long an idle helper looks out for work before it goes to sleep: waking it costs the caller a system call and the
-// helper some 50 us, and a decode step launches a kernel every few of these.
+// How long an idle helper looks out for work before it goes to sleep: waking it costs the caller a system
+// call and the helper some 50 us, and a decode step launches a kernel every few of these.
 constexpr auto kWatch = std::chrono::microseconds(50);
+
+constexpr int kPatience = 2000;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -36,14 +38,19 @@ void Pool::run(Task& task, unsigned helpers) {
     task_ = nullptr;  // who comes now comes too late
     places_ = 0;
   }
-  while (active_.load(std::memory_order_acquire)) relax();
+  // A helper that the system has set aside needs a processor to finish, perhaps this one.
+  for (int spins = 0; active_.load(std::memory_order_acquire); ++spins) {
+    if (spins < kPatience) {
+      relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
 }
 
 void Pool::help(unsigned index) {
   for (;;) {
-    Task* task = join();
-    if (!task) continue;
-    task->work(index);
+    join()->work(index);
     active_.fetch_sub(1, std::memory_order_release);
   }
 }

@@ -7,7 +7,8 @@
 
 class Task {
  public:
-  // Called by the owner (index 0) and by each helper that joins (1 and up), all at once; returns when nothing is left to take.
+  // Called by the owner (index 0) and by each helper that joins (1 and up), all at once; returns when nothing
+  // is left to take.
   virtual void work(unsigned index) = 0;
 
  protected:

@@ -15,7 +15,7 @@ struct Report {
   int has_thread;  // a deadlock is nobody's in particular
   simt::Index3 block;
   simt::Index3 thread;
-  uint64_t address;  // of a faulting access, else 0
+  uint64_t address;          // of a faulting access, else 0
   uint64_t program_counter;  // where the fault happened, else 0
 };
 

@@ -1,5 +1,5 @@
-// The order in which the threads of a block take turns. A correct kernel computes the same bits in every order; each
-// order brings other missing barriers to light.
+// The order in which the threads of a block take turns. A correct kernel computes the same bits in every
+// order; each order brings other missing barriers to light.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,8 @@ struct Turns {
       to_come = (1u << chosen) - 1;
       return chosen;
     }
-    for (unsigned skip = random.below(__builtin_popcount(candidates)); skip > 0; --skip) candidates &= candidates - 1;
+    for (unsigned skip = random.below(__builtin_popcount(candidates)); skip > 0; --skip)
+      candidates &= candidates - 1;
     return __builtin_ctz(candidates);
   }
 };

@@ -1,8 +1,9 @@
 // The shared memory of the block that a worker runs.
 //
-// Static arrays are thread-local variables of the kernel's module, so all of a module's lie in one thread-local block.
-// Dynamic shared memory ends where an inaccessible page begins: an access past its end faults. Both are filled with 0xFF (a NaN
-// in every float format, -1 as an integer) before each block, since a GPU gives a block memory that holds anything.
+// Static arrays are thread-local variables of the kernel's module, so all of a module's lie in one
+// thread-local block. Dynamic shared memory ends where an inaccessible page begins: an access past its end
+// faults. Both are filled with 0xFF (a NaN in every float format, -1 as an integer) before each block, since
+// a GPU gives a block memory that holds anything.
 #pragma once
 
 #include <sys/mman.h>
@@ -22,7 +23,8 @@ class SharedMemory {
  public:
   static constexpr size_t kAlignment = 16;
 
-  // Makes room for both kinds. `tls_module` 0 means no static shared memory. False if the system gives no memory.
+  // Makes room for both kinds. `tls_module` 0 means no static shared memory. False if the system gives no
+  // memory.
   bool prepare(size_t dynamic_bytes, size_t tls_module, size_t tls_bytes) {
     dynamic_bytes_ = (dynamic_bytes + kAlignment - 1) / kAlignment * kAlignment;
     if (dynamic_bytes_ > capacity_ && !grow(dynamic_bytes_)) return false;
@@ -50,7 +52,8 @@ class SharedMemory {
 
   bool grow(size_t bytes) {
     const size_t capacity = (bytes + kGuardBytes - 1) / kGuardBytes * kGuardBytes;
-    void* memory = mmap(nullptr, capacity + kGuardBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, capacity + kGuardBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return false;
     if (guard_) munmap(guard_ - capacity_, capacity_ + kGuardBytes);
     guard_ = static_cast<unsigned char*>(memory) + capacity;

@@ -1,4 +1,5 @@
-// A pool of fiber stacks, each with a guard page below it, so that an overflow faults instead of reaching a neighbour.
+// A pool of fiber stacks, each with a guard page below it, so that an overflow faults instead of reaching a
+// neighbour.
 #pragma once
 
 #include <sys/mman.h>
@@ -9,8 +10,8 @@
 
 constexpr size_t kStackBytes = 64 << 10;
 
-// Stacks lie at a power of two from one another, so their tops would all compete for the same few sets of the processor's
-// caches. Starting each a little lower than the last spreads them.
+// Stacks lie at a power of two from one another, so their tops would all compete for the same few sets of the
+// processor's caches. Starting each a little lower than the last spreads them.
 constexpr size_t kColourStep = 448;
 constexpr size_t kColours = 32;
 
@@ -48,7 +49,8 @@ class StackPool {
   bool grow() {
     const size_t bytes = page_bytes() + kStackBytes + kColours * kColourStep;
     const size_t rounded = (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
-    void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return false;
     if (mprotect(memory, page_bytes(), PROT_NONE) != 0) return munmap(memory, rounded), false;
     char* slot = static_cast<char*>(memory);

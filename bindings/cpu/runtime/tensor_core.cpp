@@ -1,11 +1,12 @@
-// ldmatrix and mma.sync: the lane that arrives last gathers the fragments of all 32, computes, and scatters the results.
+// ldmatrix and mma.sync: the lane that arrives last gathers the fragments of all 32, computes, and scatters
+// the results.
 //
-// Lane maps: PTX ISA, "Warp-level matrix load instruction: ldmatrix" and "Matrix Fragments for mma.m16n8k16 with floating
-// point type". In both, lane l owns row l/4 of an 8x8 tile and there the pair of columns 2*(l%4), 2*(l%4)+1: one 32-bit word
-// of two 16-bit elements, the lower half being the lower column.
+// Lane maps: PTX ISA, "Warp-level matrix load instruction: ldmatrix" and "Matrix Fragments for mma.m16n8k16
+// with floating point type". In both, lane l owns row l/4 of an 8x8 tile and there the pair of columns
+// 2*(l%4), 2*(l%4)+1: one 32-bit word of two 16-bit elements, the lower half being the lower column.
 #include <cstring>
 
-#include "worker.h"
+#include "turns.h"
 
 namespace {
 
@@ -16,7 +17,7 @@ void require_full_warp(Worker& worker, uint32_t lanes, const char* name) {
   worker.fail("incomplete warp", *this_fiber(), this_fiber()->place, text);
 }
 
-// ---- ldmatrix --------------------------------------------------------------------------------------------------------
+// ---- ldmatrix ---------------------------------------------------------------------------------------------
 
 struct LoadMatrix {
   uint16_t row[8];  // what this lane's address points to
@@ -29,7 +30,9 @@ uint32_t pack(uint16_t low, uint16_t high) { return static_cast<uint32_t>(high) 
 
 void compute_ldmatrix(Worker& worker, void* const* requests, uint32_t lanes) {
   require_full_warp(worker, lanes, "ldmatrix");
-  const auto request = [&](unsigned lane) -> const LoadMatrix& { return *static_cast<LoadMatrix*>(requests[lane]); };
+  const auto request = [&](unsigned lane) -> const LoadMatrix& {
+    return *static_cast<LoadMatrix*>(requests[lane]);
+  };
   const bool transposed = request(0).transposed;
   for (unsigned lane = 0; lane < kWarpLanes; ++lane) {
     const unsigned row = lane / 4, column = lane % 4 * 2;
@@ -44,7 +47,7 @@ void compute_ldmatrix(Worker& worker, void* const* requests, uint32_t lanes) {
 
 const Collective kLoadMatrix = {"ldmatrix", true, compute_ldmatrix};
 
-// ---- mma.m16n8k16 ----------------------------------------------------------------------------------------------------
+// ---- mma.m16n8k16 -----------------------------------------------------------------------------------------
 
 // Vector types of GCC and clang: a row of 8 elements, however wide the processor's registers are.
 using Float8 = float __attribute__((vector_size(32)));
@@ -84,7 +87,8 @@ void scatter(const Tiles& tiles, const MatrixMultiply& request, unsigned row, un
   memcpy(request.d + 2, d + (row + 8) * 8 + pair * 2, 8);
 }
 
-// A product of two bf16 is exact in float32, so the only roundings are those of the 16 additions, taken in order of k.
+// A product of two bf16 is exact in float32, so the only roundings are those of the 16 additions, taken in
+// order of k.
 void multiply(Tiles& tiles) {
   for (unsigned k = 0; k < 8; ++k) {
     const Float8 b_low = reinterpret_cast<Float8>(tiles.b[k] << 16);
@@ -117,16 +121,17 @@ void simt_ldmatrix(uint32_t* fragments, const void* row, int count, bool transpo
   LoadMatrix request = {{}, fragments, count, transposed};
   if (self->lane < 8u * static_cast<unsigned>(count)) {  // the other lanes' addresses are not used
     if (reinterpret_cast<uintptr_t>(row) % 16) {
-      worker_of(*self).fail("misaligned address", *self, place, "ldmatrix needs a row's address to be a multiple of 16");
+      worker_of(*self).fail("misaligned address", *self, place,
+                            "ldmatrix needs a row's address to be a multiple of 16");
     }
-    worker_of(*self).accessing = place;
+    self->place = place;
     memcpy(request.row, row, sizeof(request.row));
-    worker_of(*self).accessing = {};
   }
   worker_of(*self).meet(self, kFullWarp, kLoadMatrix, &request, place);
 }
 
-void simt_mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const float* c, simt::Place place) {
+void simt_mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const float* c,
+                            simt::Place place) {
   Fiber* self = this_fiber();
   MatrixMultiply request = {d, a, b, c};
   worker_of(*self).meet(self, kFullWarp, kMatrixMultiply, &request, place);

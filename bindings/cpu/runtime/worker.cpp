@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "turns.h"
+
 __thread simt::Thread* simt_thread;
 
 Worker::Worker() {
@@ -60,48 +62,22 @@ bool Worker::run_block(uint64_t number) {
   reset_block(number);
   switch_to(next(), &scheduler_);
   if (copies_used_) {  // what nobody waited for does not outlive the block
-    for (AsyncCopies& copies : copies_) copies = {};
+    for (unsigned i = 0; i < num_threads_; ++i) {
+      copies_[i].pending.clear();
+      copies_[i].groups = 0;
+    }
     copies_used_ = false;
   }
   return !failed_;
 }
 
-AsyncCopies& Worker::copies_of(const Fiber& fiber) {
-  copies_used_ = true;
-  return copies_[&fiber - fibers_];
-}
-
-// ---- Taking turns. ---------------------------------------------------------------------------------------------------
-
-// The fiber whose turn it is, or null if none can run.
-inline Fiber* Worker::next() {
-  const Order order = launch_.schedule.order;
-  if (!warp_ || !warp_->ready || order == Order::shuffled) {
-    if (!ready_warps_) return nullptr;
-    warp_ = &warps_[warp_turns_.pick(ready_warps_, order, random_)];
-    lane_turns_.restart();
-  }
-  return warp_->fibers + lane_turns_.pick(warp_->ready, order, random_);
-}
+// ---- Taking turns. ----------------------------------------------------------------------------------------
 
 void Worker::start(Fiber* fiber) {
   fiber->stack = stacks.take();
   if (!fiber->stack) fail("out of memory", *fiber, {}, "no memory for another thread's stack");
   fiber->context = simt_prepare_fiber(fiber->stack, kStackBytes, run_fibers);
   fiber->warp->started |= fiber->bit();
-}
-
-inline void Worker::switch_to(Fiber* fiber, void** save) {
-  if (!(fiber->warp->started & fiber->bit())) start(fiber);
-  simt_thread = fiber;
-  simt_switch(save, fiber->context);
-}
-
-// Runs other fibers until this one can go on.
-inline void Worker::wait(Fiber* self) {
-  Fiber* other = next();
-  if (!other) report_no_progress();
-  if (other != self) switch_to(other, &self->context);
 }
 
 // Lets every other fiber that can run have a turn first: whoever is polled may be any of them.
@@ -113,7 +89,8 @@ void Worker::give_way(Fiber* self) {
   if (other != self) switch_to(other, &self->context);
 }
 
-// The body of every fiber: runs one thread of the block, then, on the same stack, any that has not started yet.
+// The body of every fiber: runs one thread of the block, then, on the same stack, any that has not started
+// yet.
 void Worker::run_fibers() {
   for (;;) {
     Fiber* self = this_fiber();
@@ -133,13 +110,8 @@ void Worker::run_fibers() {
   }
 }
 
-inline void Worker::clear_ready(const Fiber& fiber) {
-  fiber.warp->ready &= ~fiber.bit();
-  if (!fiber.warp->ready) ready_warps_ &= ~(1u << fiber.warp->index);
-}
-
-// Takes an ended thread out of the block: whoever waited only for it can go on. Returns the fiber to run next, or
-// null when the block is done.
+// Takes an ended thread out of the block: whoever waited only for it can go on. Returns the fiber to run
+// next, or null when the block is done.
 Fiber* Worker::retire(Fiber* self) {
   Warp& warp = *self->warp;
   warp.live &= ~self->bit();
@@ -155,7 +127,7 @@ Fiber* Worker::retire(Fiber* self) {
   return other;
 }
 
-// ---- Barriers and collectives. ---------------------------------------------------------------------------------------
+// ---- Barriers and collectives. ----------------------------------------------------------------------------
 
 int Worker::block_barrier(Fiber* self, bool predicate, simt::Place place) {
   self->place = place;
@@ -183,47 +155,7 @@ void Worker::release_block() {
   warp_turns_.restart();
 }
 
-inline Rendezvous& Worker::rendezvous_for(Warp& warp, uint32_t mask, const Collective& collective, simt::Place place) {
-  for (unsigned i = 0; i < warp.num_open; ++i) {
-    Rendezvous& open = warp.open[i];
-    const bool joins = open.mask == mask && open.collective == &collective;
-    if (joins && (!collective.same_place || same(open.place, place))) return open;
-  }
-  Rendezvous& opened = warp.open[warp.num_open++];
-  opened.collective = &collective;
-  opened.place = place;
-  opened.mask = mask;
-  opened.arrived = 0;
-  return opened;
-}
-
-void Worker::meet(Fiber* self, uint32_t mask, const Collective& collective, void* request, simt::Place place) {
-  self->place = place;
-  Warp& warp = *self->warp;
-  if (!(mask & self->bit())) {
-    char text[128];
-    write_text(text, sizeof(text), "lane %u calls %s with mask 0x%08x, which does not name it", self->lane,
-               collective.name, mask);
-    fail("lane not in mask", *self, place, text);
-  }
-  Rendezvous& rendezvous = rendezvous_for(warp, mask, collective, place);
-  rendezvous.requests[self->lane] = request;
-  rendezvous.arrived |= self->bit();
-  clear_ready(*self);
-  if (rendezvous.arrived == (mask & warp.live)) complete(warp, rendezvous);
-  wait(self);
-}
-
-inline void Worker::complete(Warp& warp, Rendezvous& rendezvous) {
-  rendezvous.collective->compute(*this, rendezvous.requests, rendezvous.arrived);
-  warp.ready |= rendezvous.arrived;
-  ready_warps_ |= 1u << warp.index;
-  const Rendezvous& last = warp.open[--warp.num_open];
-  if (&rendezvous != &last) rendezvous = last;
-  lane_turns_.restart();
-}
-
-// ---- Ends that were not meant. ---------------------------------------------------------------------------------------
+// ---- Ends that were not meant. ----------------------------------------------------------------------------
 
 void Worker::begin_report(const char* kind, simt::Place place) {
   memset(&report, 0, sizeof(report));
@@ -243,9 +175,15 @@ void Worker::fail(const char* kind, const Fiber& fiber, simt::Place place, const
   abandon();
 }
 
+void Worker::fail_mask(const Fiber& self, uint32_t mask, const Collective& collective, simt::Place place) {
+  char text[128];
+  write_text(text, sizeof(text), "lane %u calls %s with mask 0x%08x, which does not name it", self.lane,
+             collective.name, mask);
+  fail("lane not in mask", self, place, text);
+}
+
 void Worker::abandon() {
   stacks.take_all_back();
-  accessing = {};
   fault_address = fault_program_counter = 0;
   failed_ = true;
   simt_thread = nullptr;

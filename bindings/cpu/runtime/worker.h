@@ -1,7 +1,8 @@
-// Worker: one OS thread's share of the device. It runs one block at a time, each thread of the block as a fiber.
+// Worker: one OS thread's share of the device. It runs one block at a time, each thread of the block as a
+// fiber.
 //
-// A waiting fiber picks the next one itself and switches straight to it. A fiber that ends hands its stack to the next one that
-// has not started, so that a kernel without barriers is a plain loop over its threads.
+// A waiting fiber picks the next one itself and switches straight to it. A fiber that ends hands its stack to
+// the next one that has not started, so that a kernel without barriers is a plain loop over its threads.
 #pragma once
 
 #include <vector>
@@ -26,13 +27,13 @@ struct alignas(64) Fiber : simt::Thread {
   Warp* warp;
   void* context;  // where it waits; meaningful once it has started
   char* stack;
-  simt::Place place;  // of the barrier or collective that it waits in
+  simt::Place place;  // of the barrier, collective or copy that it called the runtime for
 
   uint32_t bit() const { return 1u << lane; }
 };
 
-// What the lanes of a warp do together. `compute` runs once, when the last lane has arrived: requests[i] is what lane i brought,
-// for all `lanes` that take part; it reads their inputs and writes their results.
+// What the lanes of a warp do together. `compute` runs once, when the last lane has arrived: requests[i] is
+// what lane i brought, for all `lanes` that take part; it reads their inputs and writes their results.
 struct Collective {
   const char* name;
   bool same_place;  // must all lanes come from one line of the source?
@@ -63,10 +64,9 @@ struct Warp {
 struct AsyncCopies {
   struct Copy {
     void* target;
-    const void* source;
-    int source_bytes;
-    int group;
+    const void* source;  // null: zeros
     simt::Place place;
+    int group;
   };
   std::vector<Copy> pending;
   int groups = 0;  // how many the thread has committed
@@ -93,7 +93,10 @@ struct Worker : simt::Block {
   void meet(Fiber* self, uint32_t mask, const Collective& collective, void* request, simt::Place place);
   int block_barrier(Fiber* self, bool predicate, simt::Place place);
   void give_way(Fiber* self);
-  AsyncCopies& copies_of(const Fiber& fiber);
+  AsyncCopies& copies_of(const Fiber& fiber) {
+    copies_used_ = true;
+    return copies_[&fiber - fibers_];
+  }
   // Drops the whole block and goes back to the OS thread's own stack.
   [[noreturn]] void abandon();
   [[noreturn]] void fail(const char* kind, const Fiber& fiber, simt::Place place, const char* text);
@@ -101,7 +104,6 @@ struct Worker : simt::Block {
   Report report;
   StackPool stacks;
   SharedMemory shared;
-  simt::Place accessing = {};  // the line for which the runtime touches the kernel's memory; 0 while it does not
   uint64_t fault_address = 0, fault_program_counter = 0;  // set by the fault handler, for the report
 
  private:
@@ -119,6 +121,8 @@ struct Worker : simt::Block {
   void complete(Warp& warp, Rendezvous& rendezvous);
   void begin_report(const char* kind, simt::Place place);
   void describe_waiting();
+  [[noreturn]] void fail_mask(const Fiber& self, uint32_t mask, const Collective& collective,
+                              simt::Place place);
   [[noreturn]] void report_no_progress();
 
   LaunchShape launch_;

@@ -1,7 +1,9 @@
-// The CPU device's execution model: included before every kernel, it gives a C++ compiler what CUDA has built in.
+// The CPU device's execution model: included before every kernel, it gives a C++ compiler what CUDA has built
+// in.
 //
-// Each thread of a block is a fiber (see ../runtime). NVIDIA's own headers bring the types: in "host" mode they offer bf16, fp16
-// and vector types with conversions and storage; what they keep for device code is below and in the other simt_*.h.
+// Each thread of a block is a fiber (see ../runtime). NVIDIA's own headers bring the types: in "host" mode
+// they offer bf16, fp16 and vector types with conversions and storage; what they keep for device code is
+// below and in the other simt_*.h.
 #pragma once
 
 #define CUTAWAY_CPU 1

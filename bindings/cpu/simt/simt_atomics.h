@@ -1,5 +1,5 @@
-// Atomic read-modify-write. Real atomics, since blocks run on several OS threads; relaxed, as on a GPU, so ordering
-// between blocks needs a fence. Each returns the old value.
+// Atomic read-modify-write. Real atomics, since blocks run on several OS threads; relaxed, as on a GPU, so
+// ordering between blocks needs a fence. Each returns the old value.
 #pragma once
 
 namespace simt {
@@ -7,14 +7,16 @@ namespace simt {
 // Applies `change` to *address by compare-and-swap on the bits.
 template <typename T, typename Change>
 inline T atomic_change(T* address, Change change) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, std::conditional_t<sizeof(T) == 8, uint64_t, uint16_t>>;
+  using Bits =
+      std::conditional_t<sizeof(T) == 4, uint32_t, std::conditional_t<sizeof(T) == 8, uint64_t, uint16_t>>;
   static_assert(sizeof(Bits) == sizeof(T));
   Bits* target = reinterpret_cast<Bits*>(address);
   Bits seen = __atomic_load_n(target, __ATOMIC_RELAXED);
   for (;;) {
     const T old = from_bits<T>(seen);
     const Bits wanted = static_cast<Bits>(to_bits<T>(change(old)));
-    if (__atomic_compare_exchange_n(target, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
+    if (__atomic_compare_exchange_n(target, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+      return old;
   }
 }
 
@@ -66,5 +68,6 @@ inline unsigned atomicInc(unsigned* address, unsigned limit) {
 }
 // Counts down to 0 and then starts again at `limit`.
 inline unsigned atomicDec(unsigned* address, unsigned limit) {
-  return simt::atomic_change(address, [&](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
+  return simt::atomic_change(address,
+                             [&](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
 }

@@ -36,7 +36,8 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31));
 }
 
-// Byte i of the result is byte `selector >> 4*i & 7` of the 8 bytes b:a; bit 3 of the selector spreads its sign instead.
+// Byte i of the result is byte `selector >> 4*i & 7` of the 8 bytes b:a; bit 3 of the selector spreads its
+// sign instead.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   unsigned result = 0;

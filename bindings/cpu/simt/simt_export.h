@@ -55,11 +55,12 @@ constexpr int count_parameters(void (*)(P...)) {
 
 }  // namespace simt
 
-#define SIMT_KERNEL(name, max_threads)                                                                        \
-  static void simt_entry_##name(void** arguments) { simt::call<&name>(&name, arguments); }                    \
-  static constexpr simt::ParameterTable simt_parameters_##name(&name);                                        \
-  static constexpr simt::Kernel simt_kernel_##name = {#name, simt_entry_##name, simt_parameters_##name.entries, \
-                                                      simt::count_parameters(&name), max_threads};
+#define SIMT_KERNEL(name, max_threads)                                                     \
+  static void simt_entry_##name(void** arguments) { simt::call<&name>(&name, arguments); } \
+  static constexpr simt::ParameterTable simt_parameters_##name(&name);                     \
+  static constexpr simt::Kernel simt_kernel_##name = {                                     \
+      #name, simt_entry_##name, simt_parameters_##name.entries, simt::count_parameters(&name), max_threads};
 
-#define SIMT_MODULE(...)                                                                 \
-  extern "C" __attribute__((visibility("default"))) const simt::Kernel* const simt_kernels[] = {__VA_ARGS__ __VA_OPT__(, ) nullptr};
+#define SIMT_MODULE(...)                            \
+  extern "C" __attribute__((visibility("default"))) \
+  const simt::Kernel* const simt_kernels[] = {__VA_ARGS__ __VA_OPT__(, ) nullptr};

@@ -3,7 +3,8 @@
 
 // A product of two is exact in double, and the sum has bits to spare: rounding it twice is as good as once.
 inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) {
-  return __double2bfloat16(fma(static_cast<double>(__bfloat162float(a)), __bfloat162float(b), __bfloat162float(c)));
+  return __double2bfloat16(
+      fma(static_cast<double>(__bfloat162float(a)), __bfloat162float(b), __bfloat162float(c)));
 }
 inline __half __hfma(__half a, __half b, __half c) {
   return __double2half(fma(static_cast<double>(__half2float(a)), __half2float(b), __half2float(c)));

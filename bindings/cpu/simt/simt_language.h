@@ -1,8 +1,8 @@
 // CUDA's keywords and built-in variables.
 #pragma once
 
-// NVIDIA's headers, which understand __CUDA_ARCH__ as "emit device code", are all behind us. From here on it is set, so that
-// `#if __CUDA_ARCH__ >= 800` in a kernel keeps its code instead of dropping it silently.
+// NVIDIA's headers, which understand __CUDA_ARCH__ as "emit device code", are all behind us. From here on it
+// is set, so that `#if __CUDA_ARCH__ >= 800` in a kernel keeps its code instead of dropping it silently.
 #define __CUDA_ARCH__ 800
 
 #undef __shared__
@@ -17,14 +17,18 @@
 #define __launch_bounds__(...)  // read by nvrtc.py
 #define __noinline__ __attribute__((noinline))
 
+#ifndef __clang__
+#define __builtin_assume(condition) ((condition) ? void() : __builtin_unreachable())
+#endif
+
 // The lambda makes this ill-formed outside a function, where its value would be taken before any block runs.
 #define SIMT_DYNAMIC_SHARED(type, name) \
   type* const name = [&] { return reinterpret_cast<type*>(simt::dynamic_shared()); }()
 
 namespace simt {
 
-// These do not change while a thread runs, so the compiler may call each once per function (`const`) and keep the result,
-// where a plain load would be repeated after every store.
+// These do not change while a thread runs, so the compiler may call each once per function (`const`) and keep
+// the result, where a plain load would be repeated after every store.
 [[gnu::const, gnu::noinline]] inline unsigned thread_x() { return simt_thread->index.x; }
 [[gnu::const, gnu::noinline]] inline unsigned thread_y() { return simt_thread->index.y; }
 [[gnu::const, gnu::noinline]] inline unsigned thread_z() { return simt_thread->index.z; }
@@ -37,7 +41,9 @@ namespace simt {
 [[gnu::const, gnu::noinline]] inline unsigned grid_dim_x() { return simt_thread->block->grid.x; }
 [[gnu::const, gnu::noinline]] inline unsigned grid_dim_y() { return simt_thread->block->grid.y; }
 [[gnu::const, gnu::noinline]] inline unsigned grid_dim_z() { return simt_thread->block->grid.z; }
-[[gnu::const, gnu::noinline]] inline unsigned char* dynamic_shared() { return simt_thread->block->dynamic_shared; }
+[[gnu::const, gnu::noinline]] inline unsigned char* dynamic_shared() {
+  return simt_thread->block->dynamic_shared;
+}
 
 }  // namespace simt
 

@@ -1,4 +1,5 @@
-// Loads and stores with a caching hint, which is all that sets them apart from plain ones, and address conversions.
+// Loads and stores with a caching hint, which is all that sets them apart from plain ones, and address
+// conversions.
 #pragma once
 
 template <typename T>

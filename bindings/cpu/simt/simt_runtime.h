@@ -1,7 +1,8 @@
 // What a compiled kernel and the runtime library know of each other: the whole interface between the two.
 //
-// Kernels are compiled again and again, the runtime once; so whatever does not depend on a kernel's types sits behind these
-// functions. A warp collective takes part in one rendezvous: the lane that arrives last computes for the whole warp.
+// Kernels are compiled again and again, the runtime once; so whatever does not depend on a kernel's types
+// sits behind these functions. A warp collective takes part in one rendezvous: the lane that arrives last
+// computes for the whole warp.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@ struct Index3 {
   unsigned x, y, z;
 };
 
-// A line of the .cu, for reports. As a default argument it is the place of the call that it is the default of.
+// A line of the .cu, for reports. As a default argument it is the place of the call that it is the default
+// of.
 struct Place {
   const char* file;
   int line;
@@ -63,10 +65,11 @@ uint32_t simt_active_mask();
 
 // `count` is 1, 2 or 4 matrices of 8 x 8 16-bit elements.
 void simt_ldmatrix(uint32_t* fragments, const void* row, int count, bool transposed, simt::Place place);
-void simt_mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const float* c, simt::Place place);
+void simt_mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const float* c,
+                            simt::Place place);
 
-// Begins a copy of 16 bytes, of which the last 16 - `source_bytes` become zeros.
-void simt_copy_async(void* target, const void* source, int source_bytes, simt::Place place);
+// Begins a copy of 16 bytes; of zeros if not `valid`.
+void simt_copy_async(void* target, const void* source, bool valid, simt::Place place);
 void simt_copy_async_commit();
 void simt_copy_async_wait(int groups_left);
 

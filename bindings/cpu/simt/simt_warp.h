@@ -1,7 +1,7 @@
 // Warp collectives: shuffles, votes, matches and reductions over the lanes named in `mask`.
 //
-// A lane that calls without being in its own mask, or reads a lane that does not take part, ends the launch with a
-// report; on a GPU the result is undefined.
+// A lane that calls without being in its own mask, or reads a lane that does not take part, ends the launch
+// with a report; on a GPU the result is undefined.
 #pragma once
 
 #include <type_traits>
@@ -34,7 +34,8 @@ inline int segment_start(int width) { return static_cast<int>(simt_thread->lane)
 }  // namespace simt
 
 template <typename T>
-inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, simt::Place place = simt::Place::here()) {
+inline T __shfl_sync(unsigned mask, T value, int source, int width = 32,
+                     simt::Place place = simt::Place::here()) {
   return simt::shuffle(mask, value, simt::segment_start(width) + (source & (width - 1)), place);
 }
 

@@ -1,14 +1,14 @@
 // Attention, rung 1 of 4: one thread a query, straight from the formula, in three passes over the keys.
 //
 // Idea:      None yet. A thread makes each score three times: for the maximum, for the sum, for the weighted
-//            sum of values. (Keeping them instead takes a row as long as the sequence, for each thread.) Every
+//            sum of values. (Keeping them would take a row as long as the sequence, for each thread.) Every
 //            thread reads every key and value for itself, and its neighbours' loads lie a row apart.
-// Formula:   s[j] = scale * q . k[j] for j <= position;  out = sum_j exp(s[j] - m) * v[j] / sum_j exp(s[j] - m)
-//            with m = max_j s[j]
-// Pointers:  as in ../../prefill_attention.cu
+// Formula:   s[j] = scale * q . k[j] for j <= position;  m = max_j s[j];
+//            out = sum_j exp(s[j] - m) * v[j] / sum_j exp(s[j] - m)
+// Pointers:  as in prefill_attention.cu
 // Threads:   thread i of block (tile, head, sequence) owns query tile * BLOCK_THREADS + i of the sequence.
-// Bytes:     8*D for each pair of query and visible key (three times the key, once the value), where 8*D for each
-//            key would do; the L1 and L2 caches catch most of it.
+// Bytes:     8*D for each pair of query and visible key (three times the key, once the value), where 4*D for
+//            each key would do; the caches catch most of it.
 // Source:    Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762.
 // Test:      python -m pytest tests/device -k prefill_attention_v1
 #include "common.cuh"

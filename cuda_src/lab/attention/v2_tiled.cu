@@ -1,15 +1,16 @@
-// Attention, rung 2 of 4: the block shares tiles of keys and values in shared memory.
+// Attention, rung 2 of 4: the threads of a block share tiles of keys and values in shared memory.
 //
-// Idea:      The queries of a block need the same keys: one copy of a tile serves them all, BLOCK_THREADS times
-//            fewer reads of device memory. The softmax takes two sweeps over the keys, one for the maximum and one
-//            for the sums; the division waits until the end, so that both sums fit into the second sweep.
-// Formula:   s[j] = scale * q . k[j] for j <= position;  out = sum_j exp(s[j] - m) * v[j] / sum_j exp(s[j] - m)
-//            with m = max_j s[j]
-// Pointers:  as in ../../prefill_attention.cu
-// Threads:   thread i of block (tile, head, sequence) owns query tile * BLOCK_THREADS + i of the sequence. All
-//            copy tiles of queries, keys and values; 3 * BLOCK_THREADS * (D + 8) bf16 of dynamic shared memory.
-// Bytes:     6*D for each block and each key before its last query: K twice, V once.
-// Source:    tiling, as in any matrix product; NVIDIA, "CUDA C++ Programming Guide", "Shared Memory".
+// Idea:      The queries of a block need the same keys: one copy of a tile serves them all, BLOCK_THREADS
+//            times fewer reads of device memory. The softmax takes two sweeps over the keys, one for the
+//            maximum and one for the sums; dividing only at the end lets both sums share the second sweep.
+// Formula:   s[j] = scale * q . k[j] for j <= position;  m = max_j s[j];
+//            out = sum_j exp(s[j] - m) * v[j] / sum_j exp(s[j] - m)
+// Pointers:  as in prefill_attention.cu
+// Threads:   thread i of block (tile, head, sequence) owns query tile * BLOCK_THREADS + i of the sequence.
+//            All threads copy tiles of queries, keys and values: 3 * BLOCK_THREADS * (D + 8) bf16 of dynamic
+//            shared memory.
+// Bytes:     6*D for each block and each key before its last query: the key twice, the value once.
+// Source:    tiling as in NVIDIA's "CUDA C++ Programming Guide", section "Shared Memory".
 // Test:      python -m pytest tests/device -k prefill_attention_v2
 #include "tile.cuh"
 

@@ -1,13 +1,14 @@
 // Attention, rung 3 of 4: one sweep over the keys, by online softmax.
 //
-// Idea:      Sums relative to the maximum *so far* need no sweep of their own for the maximum: when a score exceeds
-//            it, what was summed is scaled down by exp(old - new), which is what it would have been relative to the
-//            new one. Each score is made once, each key read once. This is FlashAttention on plain arithmetic.
+// Idea:      Sums relative to the maximum *so far* need no sweep of their own for the maximum: when a score
+//            exceeds it, what was summed is scaled down by exp(old - new), which is what it would have been
+//            relative to the new one. Each score is made once, each key read once. This is FlashAttention in
+//            plain arithmetic.
 // Formula:   m' = max(m, s[j]);  l' = l * exp(m - m') + exp(s[j] - m');
 //            o' = o * exp(m - m') + exp(s[j] - m') * v[j];  out = o / l after the last key
-// Pointers:  as in ../../prefill_attention.cu
+// Pointers:  as in prefill_attention.cu
 // Threads:   as in v2_tiled.cu
-// Bytes:     4*D for each block and each key before its last query: K and V once.
+// Bytes:     4*D for each block and each key before its last query: key and value once.
 // Source:    Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022,
 //            arXiv:2205.14135.
 // Test:      python -m pytest tests/device -k prefill_attention_v3

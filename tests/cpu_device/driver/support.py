@@ -49,6 +49,14 @@ def function(name: str, file: str = "driver_kernels.cu") -> Any:
     return ok(driver.cuModuleGetFunction(ok(driver.cuModuleLoadData(image_of(file))), name.encode()))
 
 
+def repair(address: int) -> None:
+    """Put back the canary around an allocation that a test damaged: other tests share the memory."""
+    found = driver.find_allocation(address)
+    assert found is not None
+    for slack in found.allocation.slacks:
+        slack.restore()
+
+
 class Arguments:
     """The values of a launch and the `void*[]` that points to them."""
 

@@ -22,6 +22,7 @@ from tests.cpu_device.driver.support import (
     function,
     launch,
     ok,
+    repair,
     status,
     upload,
 )
@@ -167,6 +168,20 @@ def test_a_fault_inside_a_graph_is_told_as_any_other(stream: Any, kernel: Any) -
     executable = end(stream)
     assert status(driver.cuGraphLaunch(executable, stream)) == "ERROR_ILLEGAL_ADDRESS"
     assert driver.last_report().kernel == "affine"
+
+
+def test_a_write_into_the_slack_is_found_inside_a_graph(stream: Any) -> None:
+    address = int(ok(driver.cuMemAlloc(1000)))
+    store, index = function("store_at"), ctypes.c_longlong(250)
+    ok(driver.cuStreamBeginCapture(stream, GLOBAL))
+    ok(driver.cuMemsetD8Async(address, 0, 1000, stream))
+    ok(launch(store, Arguments(ctypes.c_void_p(address), index), stream=stream))
+    ok(driver.cuMemsetD8Async(address, 0, 1000, stream))
+    executable = end(stream)
+    driver.set_fences("launch")
+    assert status(driver.cuGraphLaunch(executable, stream)) == "ERROR_ILLEGAL_ADDRESS"
+    assert driver.last_report().kernel == "store_at"
+    repair(address)
 
 
 def test_a_replay_costs_little_beside_its_work(stream: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bindings.cpu import driver, memory
-from tests.cpu_device.driver.support import download, ok, status, upload
+from tests.cpu_device.driver.support import download, ok, repair, status, upload
 
 SIZES = [1, 2, 255, 256, 257, 4095, 4096, 4097, 70001, memory.POISON_FILE_BYTES + 3]
 
@@ -171,7 +171,7 @@ def test_a_write_beside_an_allocation_is_found_when_it_is_freed(offset: int) -> 
     assert report is not None and report.address == address + offset and "allocation of 1000 bytes" in report.text
     assert status(driver.cuMemAlloc(1)) == "ERROR_ILLEGAL_ADDRESS", "the context must stay dead"
     driver.reset_sticky()
-    ctypes.memmove(address + offset, memory._canary(address + offset, 1), 1)
+    repair(address)
     ok(driver.cuMemFree(address))
 
 
@@ -183,6 +183,7 @@ def test_a_write_beside_an_allocation_is_found_at_a_synchronisation() -> None:
     assert status(driver.cuStreamSynchronize(stream)) == "ERROR_ILLEGAL_ADDRESS"
     driver.reset_sticky()
     assert status(driver.cuCtxSynchronize()) == "ERROR_ILLEGAL_ADDRESS"
+    repair(address)
 
 
 def test_copies_go_every_way() -> None:

@@ -12,7 +12,7 @@ import pytest
 from cuda.bindings.driver import CUfunction_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig
 
 from bindings.cpu import driver
-from tests.cpu_device.driver.support import Arguments, affine, download, function, launch, ok, status, upload
+from tests.cpu_device.driver.support import Arguments, affine, download, function, launch, ok, repair, status, upload
 from tests.cpu_device.simt_support import image_of
 
 SHARED = CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
@@ -211,14 +211,14 @@ def test_a_write_into_the_slack_is_found_after_the_launch_if_asked(index: int) -
     assert status(store_at(address, index)) == "ERROR_ILLEGAL_ADDRESS"
     report = driver.last_report()
     assert report is not None and report.kernel == "store_at" and report.address == address + 4 * index
-    ctypes.memmove(address + 4 * index, b"\xa5\xff\xa5\xff", 4)
+    repair(address)
 
 
 def test_a_write_into_the_slack_is_found_when_the_host_waits() -> None:
     address = int(ok(driver.cuMemAlloc(1000)))
     ok(store_at(address, 250))
     assert status(driver.cuStreamSynchronize(0)) == "ERROR_ILLEGAL_ADDRESS"
-    ctypes.memmove(address + 1000, b"\xa5\xff\xa5\xff", 4)
+    repair(address)
 
 
 def test_the_last_release_of_the_context_frees_everything() -> None:

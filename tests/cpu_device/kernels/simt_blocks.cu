@@ -17,9 +17,10 @@ struct Pair {
 };
 
 // Parameters of every size, to check the layout that the module reports.
-extern "C" __global__ void __launch_bounds__(kThreads * 2) take_parameters(char a, const float* b, short c, Pair d,
-                                                                           float e, int* out) {
-  if (threadIdx.x == 0) out[0] = a + static_cast<int>(b[0]) + c + static_cast<int>(d.wide) + d.narrow + int(e);
+extern "C" __global__ void __launch_bounds__(kThreads * 2)
+    take_parameters(char a, const float* b, short c, Pair d, float e, int* out) {
+  if (threadIdx.x == 0)
+    out[0] = a + static_cast<int>(b[0]) + c + static_cast<int>(d.wide) + d.narrow + int(e);
 }
 
 // Reverses a block's values through static shared memory.

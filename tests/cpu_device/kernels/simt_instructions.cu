@@ -18,9 +18,13 @@ __device__ void load_matrices(uint32_t* out, const uint16_t* in) {
 }
 
 extern "C" __global__ void ldmatrix_4(uint32_t* out, const uint16_t* in) { load_matrices<4, false>(out, in); }
-extern "C" __global__ void ldmatrix_4_trans(uint32_t* out, const uint16_t* in) { load_matrices<4, true>(out, in); }
+extern "C" __global__ void ldmatrix_4_trans(uint32_t* out, const uint16_t* in) {
+  load_matrices<4, true>(out, in);
+}
 extern "C" __global__ void ldmatrix_2(uint32_t* out, const uint16_t* in) { load_matrices<2, false>(out, in); }
-extern "C" __global__ void ldmatrix_2_trans(uint32_t* out, const uint16_t* in) { load_matrices<2, true>(out, in); }
+extern "C" __global__ void ldmatrix_2_trans(uint32_t* out, const uint16_t* in) {
+  load_matrices<2, true>(out, in);
+}
 
 // a[lane][4], b[lane][2], c[lane][4] -> d[lane][4], `repeats` times
 extern "C" __global__ void mma(float* d, const uint32_t* a, const uint32_t* b, const float* c, int repeats) {

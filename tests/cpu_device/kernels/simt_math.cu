@@ -8,12 +8,11 @@ extern "C" __global__ void float_functions(float* out, const float* x, const flo
   const float a = x[i], b = y[i];
   float sine, cosine;
   sincosf(a, &sine, &cosine);
-  const float results[] = {__expf(a),       exp2f(a),           __logf(b),       __log2f(b),
-                           __log10f(b),     __powf(b, a),       rsqrtf(b),       __frcp_rn(b),
-                           __fdividef(a, b), __fmaf_rn(a, b, a), __fadd_rn(a, b), __fmul_rn(a, b),
-                           __saturatef(a),  sine,               cosine,          __sinf(a),
-                           __cosf(a),       tanhf(a),           erff(a),         fmaxf(a, b),
-                           min(a, b),       max(a, b),          __fsqrt_rn(b),   __frsqrt_rn(b)};
+  const float results[] = {
+      __expf(a),      exp2f(a),     __logf(b),        __log2f(b),         __log10f(b),     __powf(b, a),
+      rsqrtf(b),      __frcp_rn(b), __fdividef(a, b), __fmaf_rn(a, b, a), __fadd_rn(a, b), __fmul_rn(a, b),
+      __saturatef(a), sine,         cosine,           __sinf(a),          __cosf(a),       tanhf(a),
+      erff(a),        fmaxf(a, b),  min(a, b),        max(a, b),          __fsqrt_rn(b),   __frsqrt_rn(b)};
   for (int j = 0; j < 24; ++j) out[j * n + i] = results[j];
 }
 
@@ -59,7 +58,8 @@ extern "C" __global__ void half_functions(float* out, const float* x, const floa
   const __half c = __float2half(x[i]), d = __float2half(y[i]);
   out[i] = __bfloat162float(__hfma(a, b, a));
   out[32 + i] = __half2float(__hfma(c, d, c));
-  const __nv_bfloat162 pair = __hfma2(__halves2bfloat162(a, b), __halves2bfloat162(b, a), __halves2bfloat162(b, b));
+  const __nv_bfloat162 pair =
+      __hfma2(__halves2bfloat162(a, b), __halves2bfloat162(b, a), __halves2bfloat162(b, b));
   out[64 + i] = __low2float(pair);
   out[96 + i] = __high2float(pair);
   out[128 + i] = __bfloat162float(hexp(a));
@@ -83,7 +83,9 @@ extern "C" __global__ void atomics_int(int* cells, int* old) {
   old[8] = atomicOr(&cells[8], 9);
   old[9] = atomicXor(&cells[9], 255);
 }
-extern "C" __global__ void atomics_u64(unsigned long long* cells, unsigned long long* old) { atomics(cells, old, 3ull); }
+extern "C" __global__ void atomics_u64(unsigned long long* cells, unsigned long long* old) {
+  atomics(cells, old, 3ull);
+}
 extern "C" __global__ void atomics_float(float* cells, float* old) { atomics(cells, old, 3.0f); }
 extern "C" __global__ void atomics_wrap(unsigned* cells, unsigned* old) {
   for (int i = 0; i < 3; ++i) old[i] = atomicInc(&cells[0], 1u);

@@ -23,7 +23,8 @@ extern "C" __global__ void shuffle_double(double* out, const double* in, int arg
 extern "C" __global__ void shuffle_u64(uint64_t* out, const uint64_t* in, int argument, int width) {
   all_shuffles(out, in, argument, width);
 }
-extern "C" __global__ void shuffle_bf162(__nv_bfloat162* out, const __nv_bfloat162* in, int argument, int width) {
+extern "C" __global__ void shuffle_bf162(__nv_bfloat162* out, const __nv_bfloat162* in, int argument,
+                                         int width) {
   all_shuffles(out, in, argument, width);
 }
 
