@@ -18,15 +18,14 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-
-from cuda.pathfinder import find_nvidia_header_directory
 
 from bindings import backend
 from bindings.cache_directory import cache_directory
 from bindings.calls import nvrtc
-from bindings.errors import CompileError, CudaError, DeviceError
+from bindings.cuda_headers import cuda_headers
+from bindings.errors import CompileError, CudaError
 
 CACHE_SCHEMA = 1
 KERNEL_SOURCES = Path(__file__).resolve().parent.parent / "cuda_src"
@@ -42,15 +41,6 @@ class CompiledKernel:
     log: str
     folder: Path
     from_cache: bool
-
-
-@lru_cache(maxsize=1)
-def cuda_headers() -> Path:
-    """The folder of cuda_bf16.h and its kin. Raises DeviceError when no wheel or toolkit has them."""
-    found = find_nvidia_header_directory("cudart")
-    if found is None:
-        raise DeviceError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime nvidia-cuda-crt")
-    return Path(found)
 
 
 def toolchain() -> str:

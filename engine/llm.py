@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,9 +227,7 @@ class LLM:
     def _fit(self, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
         """max_tokens cut to what the context has room for, so that no more pages are promised than can be used."""
         room = self.engine_config.max_model_len - prompt_tokens
-        if params.max_tokens <= room:
-            return params
-        return SamplingParams(params.temperature, room, params.seed, params.stop_token_ids, params.ignore_eos)
+        return replace(params, max_tokens=min(params.max_tokens, room))
 
     def close(self) -> None:
         """Free everything on the device."""

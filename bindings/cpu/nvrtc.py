@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cuda.bindings.nvrtc import nvrtcResult
-from cuda.pathfinder import find_nvidia_header_directory
 
 from bindings.cpu import host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
+from bindings.cuda_headers import cuda_headers
 from bindings.errors import CompileError, CutawayError
 
 VERSION = (13, 0)  # the NVRTC whose options and headers these are
@@ -44,16 +44,6 @@ class Program:
     image: bytes = b""
     log: str = ""
     destroyed: bool = False
-
-
-@lru_cache(maxsize=1)
-def cuda_headers() -> Path:
-    """The folder of cuda_bf16.h. Raises CompileError if it, or what it includes, is missing."""
-    found = find_nvidia_header_directory("cudart")
-    folder = Path(found) if found else None
-    if folder and (folder / "cuda_bf16.h").is_file() and (folder / "crt" / "host_defines.h").is_file():
-        return folder
-    raise CompileError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime nvidia-cuda-crt")
 
 
 def simt_headers() -> list[Path]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bindings.nvrtc import KERNEL_SOURCES, cuda_headers
+from bindings.cuda_headers import cuda_headers
+from bindings.nvrtc import KERNEL_SOURCES
 from engine import lab_ops, ops
 from engine.spec import Op, evaluate
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cuda.bindings.nvrtc import nvrtcResult
 
+from bindings import cuda_headers
 from bindings.cpu import executor, host_compiler, nvrtc
 from bindings.cpu.kernel_source import find_kernels, to_host_source
 from bindings.errors import CompileError, CutawayError
@@ -172,11 +173,11 @@ def test_cxx_that_does_not_work_is_named(fresh_compiler: object, monkeypatch: py
 
 
 def test_missing_cuda_headers_name_the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvrtc.cuda_headers.cache_clear()
-    monkeypatch.setattr(nvrtc, "find_nvidia_header_directory", lambda name: None)
+    cuda_headers.cuda_headers.cache_clear()
+    monkeypatch.setattr(cuda_headers, "find_nvidia_header_directory", lambda name: None)
     with pytest.raises(CompileError, match="pip install nvidia-cuda-runtime nvidia-cuda-crt"):
-        nvrtc.cuda_headers()
-    nvrtc.cuda_headers.cache_clear()
+        cuda_headers.cuda_headers()
+    cuda_headers.cuda_headers.cache_clear()
 
 
 def test_a_library_is_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

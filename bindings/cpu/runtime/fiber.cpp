@@ -33,6 +33,15 @@ void* simt_prepare_fiber(void* stack_top, size_t stack_bytes, void (*entry)()) {
 
 #if defined(__x86_64__)
 
+// A kernel stands still in the middle of a function that uses AVX, and the code that runs next may be libm's, which uses
+// SSE: on many processors every such instruction then drags the upper halves of the vector registers along. A call may
+// clobber them, so they are cleared here. (Measured: gumbel_sample, all logf, takes a fifth of the time.)
+#if defined(__AVX__)
+#define SIMT_CLEAR_UPPER_HALVES "  vzeroupper\n"
+#else
+#define SIMT_CLEAR_UPPER_HALVES ""
+#endif
+
 // Six registers and the return address. `ret` keeps the processor's stack of predicted returns in step:
 // fibers mostly wait in the same function, called from the same line, so one's predictions are right for the
 // next.
@@ -43,6 +52,7 @@ asm(R"(
   .globl simt_switch
   .type simt_switch, @function
 simt_switch:
+)" SIMT_CLEAR_UPPER_HALVES R"(
   pushq %rbp
   pushq %rbx
   pushq %r12
