@@ -198,23 +198,6 @@ __device__ inline void write_output(bf16* first, int64_t stride, int num_rows, c
   }
 }
 
-// Which of the grid's work is this block's. The grid is (tiles, heads, sequences), and blocks start in the
-// order of their number, x fastest. Taking the tile from the slowest part of the number starts all heads' and
-// sequences' last tiles, which see the most keys, before all others: what runs at the end, when
-// multiprocessors run dry, is short.
-struct BlockWork {
-  int head;
-  int sequence;
-  int tile_from_end;
-};
-
-__device__ inline BlockWork work_of_block() {
-  const int number = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
-  const int heads = gridDim.y;
-  const int sequences = gridDim.z;
-  return {number % heads, number / heads % sequences, number / (heads * sequences)};
-}
-
 extern "C" __global__ void __launch_bounds__(kThreads, 2)
     prefill_attention(bf16* __restrict__ out, const bf16* __restrict__ qkv, const bf16* __restrict__ k_cache,
                       const bf16* __restrict__ v_cache, const int32_t* __restrict__ block_tables,
@@ -222,16 +205,19 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
                       float scale, int num_heads, int num_kv_heads, int table_width) {
   grid_dependency_launch();
   grid_dependency_wait();
-  const BlockWork work = work_of_block();
-  const int query_start = query_starts[work.sequence];
-  const int query_len = query_starts[work.sequence + 1] - query_start;
-  const int tile_start = (ceil_div(query_len, kQueryTile) - 1 - work.tile_from_end) * kQueryTile;
+  const int head = blockIdx.x;
+  const int sequence = blockIdx.y;
+  const int query_start = query_starts[sequence];
+  const int query_len = query_starts[sequence + 1] - query_start;
+  // Blocks start in the order of their number, x fastest. The tile is z and counted from the end: all heads' and
+  // sequences' last tiles, which see the most keys, go first, and what runs when multiprocessors run dry is short.
+  const int tile_start = (ceil_div(query_len, kQueryTile) - 1 - static_cast<int>(blockIdx.z)) * kQueryTile;
   if (tile_start < 0) return;
 
-  const int context = seq_lens[work.sequence] - query_len;  // tokens of earlier steps
+  const int context = seq_lens[sequence] - query_len;  // tokens of earlier steps
   const int num_keys = context + min(tile_start + kQueryTile, query_len);
-  const PagedHead pages = {block_tables + static_cast<int64_t>(work.sequence) * table_width,
-                           work.head / (num_heads / num_kv_heads), num_kv_heads};
+  const PagedHead pages = {block_tables + static_cast<int64_t>(sequence) * table_width,
+                           head / (num_heads / num_kv_heads), num_kv_heads};
 
   const int warp_start = tile_start + static_cast<int>(threadIdx.x) / kWarpSize * kWarpQueries;
   const int warp_queries = min(max(query_len - warp_start, 0), kWarpQueries);
@@ -239,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   const int64_t query_stride = static_cast<int64_t>(num_heads + 2 * num_kv_heads) * HEAD_DIM;
   const int64_t first_row = query_start + warp_start;
   QueryRows rows;
-  load_queries(rows, qkv + first_row * query_stride + work.head * HEAD_DIM, query_stride, warp_queries);
+  load_queries(rows, qkv + first_row * query_stride + head * HEAD_DIM, query_stride, warp_queries);
   start_softmax(rows);
 
   extern __shared__ __align__(16) unsigned char smem_raw[];
@@ -268,6 +254,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   }
   if (warp_queries > 0) {
     const int64_t out_stride = static_cast<int64_t>(num_heads) * HEAD_DIM;
-    write_output(out + first_row * out_stride + work.head * HEAD_DIM, out_stride, warp_queries, rows);
+    write_output(out + first_row * out_stride + head * HEAD_DIM, out_stride, warp_queries, rows);
   }
 }

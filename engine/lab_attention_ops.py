@@ -1,7 +1,7 @@
 """The rungs of the attention ladder in cuda_src/lab/attention: variants of one spec, so all take the same arguments."""
 
 from engine import ops
-from engine.spec import Launch, Op
+from engine.spec import Launch
 
 _THREADS = 64  # queries of a block, and keys of a tile
 _BY_QUERY = {"HEAD_DIM": "D", "PAGE_SIZE": "B", "BLOCK_THREADS": _THREADS}
@@ -44,5 +44,3 @@ ATTENTION_LADDER = (
         summary="tensor cores, weights in registers, copies in the background: the production kernel",
     ),
 )
-
-ALL: dict[str, Op] = {op.name: op for op in ATTENTION_LADDER}

@@ -130,7 +130,7 @@ PREFILL_ATTENTION = Op(
         Extra("KV", default="T"),  # key positions read in all: more than T where sequences have earlier context
     ),
     constants={"HEAD_DIM": "D", "PAGE_SIZE": "B"},
-    launch=lambda s: Launch((_ceil_div(s.MAXQ, PREFILL_QUERY_TILE), s.NH, s.S), 128, 4 * _tile_bytes(64, s.D)),
+    launch=lambda s: Launch((s.NH, s.S, _ceil_div(s.MAXQ, PREFILL_QUERY_TILE)), 128, 4 * _tile_bytes(64, s.D)),
     bytes=lambda s: 2 * s.D * (2 * s.T * s.NH + 2 * s.KV * s.NKV),
     flops=lambda s: 4 * s.D * s.NH * s.T * (s.KV - s.T + (s.T + s.S) // 2) // s.S,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.ops import SPLIT_TOKENS
 from tests.harness import Case, Problem
-from tests.reference.paged_attention import PAGE_SIZE, Doubles, Floats, attend, random_batch, softmax_scale
+from tests.reference.paged_attention import PAGE_SIZE, Doubles, Floats, attend, random_batch, softmax_scale, traps
 from tests.rounding import F32_EPS, bf16_bound
 
 # (D, NH, NKV)
@@ -40,12 +40,18 @@ def reference(partial_out: Floats, partial_lse: Floats, live: Sequence[int]) -> 
     return expected, bound
 
 
-def problem(partial_out: Floats, partial_lse: Floats, lengths: Sequence[int], num_kv_heads: int) -> Problem:
-    """The kernel's arguments. Dead splits hold NaN, which a read would carry into the output."""
+def problem(
+    rng: np.random.Generator,
+    partial_out: Floats,
+    partial_lse: Floats,
+    lengths: Sequence[int],
+    num_kv_heads: int,
+) -> Problem:
+    """The kernel's arguments; dead splits are traps."""
     live = [-(-length // SPLIT_TOKENS) for length in lengths]
     for s, count in enumerate(live):
-        partial_out[s, :, count:] = np.nan
-        partial_lse[s, :, count:] = np.nan
+        for array in (partial_out, partial_lse):
+            array[s, :, count:] = traps(rng, array[s, :, count:].shape)
     expected, bound = reference(partial_out, partial_lse, live)
     inputs = {"partial_out": partial_out, "partial_lse": partial_lse, "seq_lens": np.array(lengths, np.int32)}
     return Problem(inputs, {"out": expected}, {"out": bound}, {"NKV": num_kv_heads, "B": PAGE_SIZE})
@@ -63,7 +69,7 @@ def random_problem(
     splits = -(-max(lengths) // SPLIT_TOKENS) + 1
     partial_out = rng.standard_normal((len(lengths), num_heads, splits, head_dim)).astype(np.float32)
     partial_lse = (shift + spread * rng.standard_normal(partial_out.shape[:3])).astype(np.float32)
-    return problem(partial_out, partial_lse, lengths, num_kv_heads)
+    return problem(rng, partial_out, partial_lse, lengths, num_kv_heads)
 
 
 def whole_sequence(rng: np.random.Generator) -> Problem:
@@ -85,7 +91,7 @@ def whole_sequence(rng: np.random.Generator) -> Problem:
             tokens = slice(c * SPLIT_TOKENS, (c + 1) * SPLIT_TOKENS)
             attended = attend(query, keys[tokens], values[tokens], everything, scale)
             partial_out[0, h, c], partial_lse[0, h, c] = attended.out[0], attended.lse[0]
-    merged = problem(partial_out.astype(np.float32), partial_lse.astype(np.float32), [length], num_kv_heads)
+    merged = problem(rng, partial_out.astype(np.float32), partial_lse.astype(np.float32), [length], num_kv_heads)
     largest = np.abs(partial_out).max(axis=2)
     rounded = F32_EPS * (1 + 2 * np.abs(partial_lse).max(axis=2)[..., None]) * largest
     return Problem(merged.inputs, {"out": whole}, {"out": merged.bound["out"] + rounded}, merged.scalars)

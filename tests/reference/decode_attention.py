@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from engine.ops import SPLIT_TOKENS
 from tests.harness import Case, Problem
 from tests.reference.paged_attention import Batch, attend, random_batch, round_bf16, softmax_scale
+from tests.rounding import F32_EPS
 
 # Around the page (16), the tile (128) and the split (256).
 LENGTHS = (1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 640)
@@ -60,6 +62,25 @@ def random_problem(
     return reference(rng, batch, -(-max(lengths) // SPLIT_TOKENS) + idle_splits)
 
 
+def equal_weights(rng: np.random.Generator) -> Problem:
+    """A query of zeros weighs all tokens alike, and value j is j mod 64: a split gives their mean, and
+    log(count).
+
+    The weights are exactly 1 and the sums whole numbers that float32 holds, so that one token too many or too
+    few shows: only the division rounds, and the logarithm (in three steps of at most 2^-23 each).
+    """
+    batch = random_batch(rng, [(1, length - 1) for length in LENGTHS], (64, 3, 1))
+    queries = [np.zeros_like(q) for q in batch.queries]
+    values = [np.broadcast_to(np.arange(len(v))[:, None, None] % 64, v.shape) for v in batch.values]
+    batch = Batch(queries, batch.keys, [v.astype(np.float32) for v in values])
+    problem = reference(rng, batch, -(-max(LENGTHS) // SPLIT_TOKENS))
+    bound = {
+        "partial_out": F32_EPS * np.abs(problem.expected["partial_out"]),
+        "partial_lse": 6 * F32_EPS * np.abs(problem.expected["partial_lse"]),
+    }
+    return replace(problem, bound=bound)
+
+
 def one_hot(rng: np.random.Generator) -> Problem:
     """Head h asks for token wanted[h] alone (see prefill_attention.one_hot): its split gives that token's
     value.
@@ -69,7 +90,7 @@ def one_hot(rng: np.random.Generator) -> Problem:
     """
     head_dim, tokens = 64, SPLIT_TOKENS + 40
     wanted = np.array([0, 127, 128, tokens - 1])
-    signs = rng.choice(np.float32([-1, 1]), size=(tokens, 1, head_dim))
+    signs = rng.choice(np.array([-1, 1], np.float32), size=(tokens, 1, head_dim))
     values = round_bf16(rng.standard_normal(signs.shape))
     batch = Batch([8 * signs[wanted, 0][None]], [signs], [values])
     problem = reference(rng, batch, 2)
@@ -81,7 +102,7 @@ def one_hot(rng: np.random.Generator) -> Problem:
 
 
 def cases() -> list[Case]:
-    """Every length by itself, every shape on a mixed batch, idle splits, large scores, one worked out by hand."""
+    """Every length by itself, every shape on a mixed batch, idle splits, large scores, and two known by hand."""
     single = [Case(f"L{n}", partial(random_problem, lengths=[n], shape=(64, 3, 1))) for n in LENGTHS]
     mixed = [
         Case(f"mixed-D{d}-NH{h}-NKV{k}", partial(random_problem, lengths=(70, 1, 300, 129), shape=(d, h, k)))
@@ -94,5 +115,6 @@ def cases() -> list[Case]:
         Case("idle-splits", partial(random_problem, lengths=lengths, shape=shape, idle_splits=2)),
         Case("large-scores", partial(random_problem, lengths=lengths, shape=shape, spread=60.0)),
         Case("scores-far-below-zero", partial(random_problem, lengths=lengths, shape=shape, common=5.0)),
+        Case("equal-weights", equal_weights),
         Case("one-hot", one_hot),
     ]

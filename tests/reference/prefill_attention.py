@@ -61,21 +61,22 @@ def random_problem(
     return problem(rng, batch, *reference(batch), idle_tiles)
 
 
-def running_mean(rng: np.random.Generator) -> Problem:
-    """Queries of zeros give all visible keys equal weight, and value j is j: query i gives the mean of 0 ..
-    i, i / 2.
+def running_mean(rng: np.random.Generator, queries: int, earlier: int) -> Problem:
+    """Queries of zeros give all visible keys equal weight, and value j is j: position i gives the mean of 0
+    .. i, i / 2.
 
     The weights are exactly 1, the sums are whole numbers that float32 holds, and bf16 holds halves up to
-    64.5: no error at all.
+    127.5: no error at all, so that one key too many or too few shows.
     """
     head_dim, num_heads, num_kv_heads = SMALL
-    batch = random_batch(rng, [(130, 0)], SMALL)
-    zeros = np.zeros((130, num_heads, head_dim), np.float32)
-    index = np.arange(130)[:, None, None]
-    values = np.broadcast_to(index, (130, num_kv_heads, head_dim)).astype(np.float32)
-    expected = np.broadcast_to(index / 2, zeros.shape)
-    batch = Batch([zeros], batch.keys, [values])
-    return problem(rng, batch, expected, 0.0)
+    count = queries + earlier
+    assert count <= 256
+    batch = random_batch(rng, [(queries, earlier)], SMALL)
+    zeros = np.zeros((queries, num_heads, head_dim), np.float32)
+    index = np.arange(count)[:, None, None]
+    values = np.broadcast_to(index, (count, num_kv_heads, head_dim)).astype(np.float32)
+    expected = np.broadcast_to(index[earlier:] / 2, zeros.shape)
+    return problem(rng, Batch([zeros], batch.keys, [values]), expected, 0.0)
 
 
 def one_hot(rng: np.random.Generator) -> Problem:
@@ -85,7 +86,7 @@ def one_hot(rng: np.random.Generator) -> Problem:
     Token i // 2 is asked for by query i of head 0, and token i, its own, of head 1.
     """
     head_dim, _, _ = SMALL
-    signs = rng.choice(np.float32([-1, 1]), size=(200, 1, head_dim))
+    signs = rng.choice(np.array([-1, 1], np.float32), size=(200, 1, head_dim))
     values = round_bf16(rng.standard_normal(signs.shape))
     positions = 70 + np.arange(130)
     wanted = np.stack([positions // 2, positions], axis=1)
@@ -100,19 +101,21 @@ def cases() -> list[Case]:
         for n in (1, 3, 17, 63, 64, 65, 130)
         for c in (0, 5, 200)
     ]
-    # The first query's position meets the last key of a tile, which the mask must take or leave.
-    edges = [Case(f"Q3-after{c}", partial(random_problem, lengths=[(3, c)], shape=SMALL)) for c in (61, 62, 63, 64)]
+    # Queries whose position is next to the edge of a tile of keys, which the mask must take or leave.
+    means = [
+        Case(f"running-mean-Q{n}-after{c}", partial(running_mean, queries=n, earlier=c))
+        for n, c in ((130, 0), (65, 61), (65, 62), (65, 63), (65, 64))
+    ]
     mixed = [
         Case(f"mixed-D{d}-NH{h}-NKV{k}", partial(random_problem, lengths=MIXED, shape=(d, h, k))) for d, h, k in SHAPES
     ]
     lengths = [(65, 30), (9, 0)]
     return [
         *single,
-        *edges,
         *mixed,
         Case("idle-blocks", partial(random_problem, lengths=lengths, shape=SMALL, idle_tiles=2)),
         Case("large-scores", partial(random_problem, lengths=lengths, shape=SMALL, spread=60.0)),
         Case("scores-far-below-zero", partial(random_problem, lengths=lengths, shape=SMALL, common=5.0)),
-        Case("running-mean", running_mean),
+        *means,
         Case("one-hot", one_hot),
     ]
