@@ -10,9 +10,16 @@ from bindings.errors import CompileError
 
 @lru_cache(maxsize=1)
 def cuda_headers() -> Path:
-    """The folder of cuda_bf16.h. Raises CompileError if it, or what it includes, is missing."""
+    """The folder of cuda_bf16.h, enough for NVRTC. Raises CompileError if it is missing."""
     found = find_nvidia_header_directory("cudart")
-    folder = Path(found) if found else None
-    if folder and (folder / "cuda_bf16.h").is_file() and (folder / "crt" / "host_defines.h").is_file():
-        return folder
-    raise CompileError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+    if found and (Path(found) / "cuda_bf16.h").is_file():
+        return Path(found)
+    raise CompileError("CUDA's headers are missing; run: pip install nvidia-cuda-runtime")
+
+
+@lru_cache(maxsize=1)
+def host_cuda_headers() -> Path:
+    """The same folder, complete for a host compiler. Raises CompileError if what cuda_bf16.h includes is missing."""
+    if (cuda_headers() / "crt" / "host_defines.h").is_file():
+        return cuda_headers()
+    raise CompileError("CUDA's headers for a host compiler are missing; run: pip install nvidia-cuda-crt")

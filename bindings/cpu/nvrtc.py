@@ -17,7 +17,7 @@ from cuda.bindings.nvrtc import nvrtcResult
 
 from bindings.cpu import host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
-from bindings.cuda_headers import cuda_headers
+from bindings.cuda_headers import host_cuda_headers
 from bindings.errors import CompileError, CutawayError
 
 VERSION = (13, 0)  # the NVRTC whose options and headers these are
@@ -49,12 +49,12 @@ class Program:
 def simt_headers() -> list[Path]:
     """The files that make up what comes before a kernel's source (of NVIDIA's, those that change with each version)."""
     own = [*sorted(SIMT_HEADERS.glob("*.h")), SIMT_HEADERS / "nv" / "target"]
-    return [*own, cuda_headers() / "cuda_bf16.h", cuda_headers() / "cuda_fp16.h"]
+    return [*own, host_cuda_headers() / "cuda_bf16.h", host_cuda_headers() / "cuda_fp16.h"]
 
 
 @lru_cache(maxsize=1)
 def _flags() -> tuple[str, ...]:
-    flags = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{cuda_headers()}")
+    flags = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}")
     return flags + (GNU_FLAGS if host_compiler.find_compiler().is_gnu else ())
 
 

@@ -172,12 +172,17 @@ def test_cxx_that_does_not_work_is_named(fresh_compiler: object, monkeypatch: py
         host_compiler.find_compiler()
 
 
-def test_missing_cuda_headers_name_the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_headers.cuda_headers.cache_clear()
-    monkeypatch.setattr(cuda_headers, "find_nvidia_header_directory", lambda name: None)
-    with pytest.raises(CompileError, match="pip install nvidia-cuda-runtime nvidia-cuda-crt"):
-        cuda_headers.cuda_headers()
-    cuda_headers.cuda_headers.cache_clear()
+@pytest.mark.parametrize("present", [[], ["cuda_bf16.h"]], ids=["nothing", "no crt"])
+def test_missing_cuda_headers_name_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, present: list[str]
+) -> None:
+    for name in present:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(cuda_headers, "find_nvidia_header_directory", lambda name: str(tmp_path))
+    monkeypatch.setattr(cuda_headers, "cuda_headers", cuda_headers.cuda_headers.__wrapped__)
+    wheel = "nvidia-cuda-crt" if present else "nvidia-cuda-runtime"
+    with pytest.raises(CompileError, match=f"pip install {wheel}$"):
+        cuda_headers.host_cuda_headers.__wrapped__()
 
 
 def test_a_library_is_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
