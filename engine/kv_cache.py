@@ -10,6 +10,9 @@ Pure bookkeeping: the device memory itself belongs to the runner.
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.errors import ModelError
 
 
@@ -21,9 +24,12 @@ class BlockTable:
         self.pages: list[int] = []
         self.reserved = reserved
 
-    def slot(self, position: int) -> int:
-        """The slot number of a token position that lies in an allocated page."""
-        return self.pages[position // self._page_size] * self._page_size + position % self._page_size
+    def slots(self, start: int, stop: int) -> NDArray[np.int32]:
+        """The slot numbers of the token positions `start:stop`, which lie in allocated pages."""
+        positions = np.arange(start, stop, dtype=np.int32)
+        first_page = start // self._page_size
+        pages = np.asarray(self.pages[first_page:], np.int32)
+        return pages[positions // self._page_size - first_page] * self._page_size + positions % self._page_size
 
 
 class KVCache:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bindings.device import Device, Stream
 from bindings.dtypes import F32, I32, U64, DType
 from bindings.tensor import Tensor
-from engine.kv_cache import KVCache
+from engine.kv_cache import BlockTable, KVCache
 from engine.ops import SPLIT_TOKENS
 from engine.scheduler import Batch
 
@@ -86,7 +86,7 @@ class StepBuffers:
         for s, (request, count) in enumerate(zip(batch.requests, batch.num_tokens, strict=True)):
             seq_len = request.num_computed + count
             table = cache.grow(request.index, seq_len)
-            self._fill_rows(row, request.token_ids, request.num_computed, seq_len, table.pages, cache.page_size)
+            self._fill_rows(row, request.token_ids, request.num_computed, seq_len, table)
             row += count
             self._fill_sequence(s, row, seq_len, table.pages)
             self.host["temperature"][s] = request.params.temperature
@@ -96,15 +96,12 @@ class StepBuffers:
         greedy = all(request.params.temperature == 0 for request in batch.requests)
         return self._step(row, len(batch.requests), batch.is_prefill, greedy, max_query_len, kv_tokens, max_seq_len)
 
-    def _fill_rows(self, row: int, tokens: list[int], start: int, stop: int, pages: list[int], page_size: int) -> None:
+    def _fill_rows(self, row: int, tokens: list[int], start: int, stop: int, table: BlockTable) -> None:
         """The rows of one sequence: its tokens `start:stop`."""
         rows = slice(row, row + stop - start)
-        positions = np.arange(start, stop, dtype=np.int32)
         self.host["token_ids"][rows] = tokens[start:stop]
-        self.host["positions"][rows] = positions
-        first_page = start // page_size
-        near = np.asarray(pages[first_page:], np.int32)
-        self.host["slot_mapping"][rows] = near[positions // page_size - first_page] * page_size + positions % page_size
+        self.host["positions"][rows] = np.arange(start, stop)
+        self.host["slot_mapping"][rows] = table.slots(start, stop)
 
     def _fill_sequence(self, s: int, row_end: int, seq_len: int, pages: list[int]) -> None:
         self.host["seq_lens"][s] = seq_len

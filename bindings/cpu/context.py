@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from cuda.bindings.driver import CUcontext, CUresult
+from cuda.bindings.driver import CUresult
 
 from bindings.cpu.executor import Report
 
@@ -182,8 +182,3 @@ class Table(Generic[Thing]):
 
     def __iter__(self) -> Iterator[Thing]:
         return iter(list(self._things.values()))
-
-
-def context_handle() -> CUcontext:
-    """The handle of the primary context."""
-    return CUcontext(PRIMARY_CONTEXT)

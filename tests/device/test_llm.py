@@ -145,7 +145,10 @@ def test_bench_prints_its_figures(device, repository, what):
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     figures = json.loads(done.stdout)
-    assert all(value > 0 for value in figures.values() if not isinstance(value, str))
+    # The door's cost is a difference of two times, tens of nanoseconds each: noise may take it to 0.
+    noisy = {"door_ns_per_call", "door_share_percent"}
+    numbers = {name: value for name, value in figures.items() if not isinstance(value, str)}
+    assert len(numbers) >= 2 and all(value > 0 or (value == 0 and name in noisy) for name, value in numbers.items())
 
 
 def test_an_unknown_shape_is_refused_by_name(repository):

@@ -13,7 +13,8 @@ def test_slots_follow_the_pages_of_the_block_table():
     cache.admit(0, max_tokens=10)
     table = cache.grow(0, num_tokens=6)
     assert len(table.pages) == 2
-    assert [table.slot(p) for p in range(6)] == [table.pages[p // 4] * 4 + p % 4 for p in range(6)]
+    expected = [table.pages[p // 4] * 4 + p % 4 for p in range(6)]
+    assert table.slots(0, 6).tolist() == expected and table.slots(5, 6).tolist() == expected[5:]
 
 
 def test_a_sequence_that_could_never_fit_is_refused_with_the_figures():
