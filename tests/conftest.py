@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cuda", "cpu")
+MODULES = {"needs_clang_format": "clang_format", "needs_cupti": "cupti"}  # by the marker that asks for one
 SKIPS: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 # No deadline: the first example of a kernel compiles it, the others take milliseconds.
@@ -70,8 +71,8 @@ def missing_need(marker: str, config: pytest.Config) -> bool:
         except DynamicLibNotFoundError:
             return True
         return False
-    if marker == "needs_clang_format":
-        return importlib.util.find_spec("clang_format") is None
+    if marker in MODULES:
+        return importlib.util.find_spec(MODULES[marker]) is None
     raise AssertionError(f"no rule for marker {marker}")
 
 

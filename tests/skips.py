@@ -12,6 +12,7 @@ REASONS = {
     "needs_gpu": "needs an NVIDIA GPU",
     "cpu_device_only": "checks the CPU device itself",
     "needs_nvrtc": "needs NVRTC: pip install nvidia-cuda-nvrtc",
+    "needs_cupti": 'needs CUPTI: pip install -e ".[trace]"',
     "needs_clang_format": 'needs clang-format: pip install -e ".[dev]"',
 }
 
