@@ -20,7 +20,7 @@ from bindings.calls import driver
 from bindings.dtypes import DType, encode
 from bindings.errors import CudaError, DeviceError
 from bindings.kernel import KernelLibrary
-from bindings.memory import memory_map
+from bindings.memory import OutOfMemory, memory_map
 from bindings.tensor import Tensor
 
 
@@ -50,7 +50,7 @@ class Device:
         self.sm_count = self.attribute("MULTIPROCESSOR_COUNT")
         self.max_dynamic_smem = self.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self.arch = self._arch()
-        self._buffers: dict[int, Buffer] = {}
+        self._buffers: dict[int, Buffer | HostBuffer] = {}
         self.stream = Stream(self)
         self.kernels = KernelLibrary(self)
         self._closed = False
@@ -90,14 +90,22 @@ class Device:
         driver.cuCtxSynchronize()
 
     def alloc(self, nbytes: int, name: str) -> Buffer:
-        """`nbytes` of device memory under a name for errors and traces. Raises CudaError when there is not enough."""
-        buffer = Buffer(self, int(driver.cuMemAlloc(max(nbytes, 1))), nbytes, name)
+        """`nbytes` of device memory under a name for errors and traces. Raises OutOfMemory when there is not enough."""
+        try:
+            address = int(driver.cuMemAlloc(max(nbytes, 1)))
+        except CudaError as error:
+            if error.name == OutOfMemory.STATUS:
+                raise OutOfMemory(name, nbytes, *self.memory_info()) from error
+            raise
+        buffer = Buffer(self, address, nbytes, name)
         self._buffers[buffer.address] = buffer
         return buffer
 
     def alloc_host(self, nbytes: int, name: str) -> HostBuffer:
         """`nbytes` of pinned host memory: what an asynchronous copy needs to be asynchronous."""
-        return HostBuffer(self, nbytes, name)
+        buffer = HostBuffer(self, nbytes, name)
+        self._buffers[buffer.address] = buffer
+        return buffer
 
     def empty(self, shape: tuple[int, ...], dtype: DType, name: str) -> Tensor:
         """A new tensor in a buffer of its own; its elements are whatever the memory held."""
@@ -130,8 +138,8 @@ class Device:
         driver.cuMemcpyDtoHAsync(target.ctypes.data, address, target.nbytes, stream.handle)
         stream.synchronize()
 
-    def forget(self, buffer: Buffer) -> None:
-        """Called by `Buffer.free`: the device no longer owns it."""
+    def forget(self, buffer: Buffer | HostBuffer) -> None:
+        """Called by `free` of a buffer: the device no longer owns it."""
         self._buffers.pop(buffer.address, None)
 
     def close(self) -> None:
@@ -205,6 +213,7 @@ class HostBuffer:
     def free(self) -> None:
         """Return the memory. A second call does nothing."""
         if self.address:
+            self.device.forget(self)
             driver.cuMemFreeHost(self.address)
             memory_map.remove(self.address)
             self.address = 0

@@ -11,10 +11,7 @@ damaged one is built anew with a warning.
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from bindings import backend
+from bindings.aside import aside, discard, keep
 from bindings.cache_directory import cache_directory
 from bindings.calls import nvrtc
 from bindings.cuda_headers import cuda_headers
@@ -125,25 +123,21 @@ def _read_entry(folder: Path, key: dict[str, object]) -> CompiledKernel | None:
     except (OSError, ValueError):
         pass
     warnings.warn(f"kernel cache entry {folder} is damaged; compiling it again", stacklevel=2)
-    shutil.rmtree(folder, ignore_errors=True)
+    discard(folder)
     return None
 
 
 def _write_entry(folder: Path, key: dict[str, object], source: Path, image: bytes, log: str) -> None:
     """Write the entry aside and rename it whole. If another process was first, its entry stays."""
-    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-    try:
-        (aside / "kernel.cu").write_text(_text(source))
-        (aside / "image").write_bytes(image)
-        (aside / "compile.log").write_text(log)
+    with aside(folder.parent) as scratch:
+        made = scratch / folder.name
+        made.mkdir()
+        (made / "kernel.cu").write_text(_text(source))
+        (made / "image").write_bytes(image)
+        (made / "compile.log").write_text(log)
         stored = {**key, "image_sha256": hashlib.sha256(image).hexdigest()}
-        (aside / "key.json").write_text(json.dumps(stored, indent=1))
-        os.rename(aside, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        (made / "key.json").write_text(json.dumps(stored, indent=1))
+        keep(made, folder)
 
 
 def _log_of(program: object) -> str:
@@ -153,6 +147,14 @@ def _log_of(program: object) -> str:
     return buffer.rstrip(b"\0 ").decode(errors="replace").strip()
 
 
+def _compile_error(source: Path, error: CudaError, log: str) -> CompileError:
+    """The error for a kernel that NVRTC refused, or that it could not get at (its disk is full, say)."""
+    first = next((line for line in log.splitlines() if "error" in line), error.name).strip()
+    refused = error.name == "NVRTC_ERROR_COMPILATION"
+    what = f"{source.name} does not compile" if refused else f"{source.name} could not be compiled"
+    return CompileError(f"{what}: {first.removeprefix('error: ')}", log)
+
+
 def _compile(source: Path, options: list[str]) -> tuple[bytes, str]:
     """Compile `source` under its true name, so that logs and profilers point to real lines."""
     program = nvrtc.nvrtcCreateProgram(_text(source).encode(), str(source).encode(), 0, None, None)
@@ -160,9 +162,7 @@ def _compile(source: Path, options: list[str]) -> tuple[bytes, str]:
         try:
             nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         except CudaError as error:
-            log = _log_of(program)
-            first = next((line for line in log.splitlines() if "error" in line), error.name)
-            raise CompileError(f"{source.name} does not compile: {first.strip()}", log) from error
+            raise _compile_error(source, error, _log_of(program)) from error
         image = b" " * nvrtc.nvrtcGetCUBINSize(program)
         nvrtc.nvrtcGetCUBIN(program, image)
         return image, _log_of(program)
@@ -174,7 +174,7 @@ def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) ->
     """The image of `source` for `arch`, from the cache or compiled now.
 
     `defines` become `-D` constants; `arch` is `sm_90a`, … or `cpu`. Raises CompileError with the first error line (the
-    whole log in `.log`), and CutawayError when the cache folder can't be written.
+    whole log in `.log`), and CacheError when the cache folder can't be written.
     """
     options = _options(defines, arch)
     key = cache_key(source, options, arch)
@@ -183,11 +183,5 @@ def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) ->
     if entry is not None:
         return entry
     image, log = _compile(source, options)
-    try:
-        _write_entry(folder, key, source, image, log)
-    except OSError as error:
-        raise CompileError(
-            f"cannot write the kernel cache {folder.parent}: {error.strerror}; "
-            "set CUTAWAY_CACHE to a folder that can be written"
-        ) from error
+    _write_entry(folder, key, source, image, log)
     return CompiledKernel(image, log, folder, from_cache=False)

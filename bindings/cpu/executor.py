@@ -121,7 +121,7 @@ def _runtime() -> ctypes.CDLL:
     sources = sorted(RUNTIME.glob("*.cpp"))
     headers = [*RUNTIME.glob("*.h"), SIMT_HEADERS / "simt_runtime.h"]
     path = host_compiler.build_library("simt", sources, headers, RUNTIME_FLAGS)
-    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    library = host_compiler.load_library(path, ctypes.RTLD_GLOBAL)
     pointer, number = ctypes.c_void_p, ctypes.c_uint
     sizes = [number] * 6  # grid and block, x y z
     library.simt_launch.argtypes = [pointer, *sizes, ctypes.c_size_t, pointer, pointer]
@@ -169,13 +169,14 @@ class Module:
 
 def _open_image(image: bytes) -> ctypes.CDLL | None:
     _runtime()  # whose functions the image calls
-    with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
-        file.write(image)
-        file.flush()
-        try:
+    try:
+        with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
+            file.write(image)
+            file.flush()
             return ctypes.CDLL(file.name, mode=os.RTLD_NOW)
-        except OSError as error:
-            raise CutawayError(f"the module image cannot be loaded: {error}") from error
+    except OSError as error:
+        remedy = f"is {tempfile.gettempdir()} full, or closed to programs? set TMPDIR to another folder"
+        raise CutawayError(f"the module image cannot be loaded: {error}; {remedy}") from error
 
 
 def _kernel_table(library: ctypes.CDLL | None) -> list[_CKernel]:

@@ -37,7 +37,7 @@ class GemmCall(ctypes.Structure):
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """The compiled product with its threads started. Raises CompileError if the host has no compiler."""
-    built = ctypes.CDLL(str(host_compiler.build_library("gemm", SOURCES, HEADERS, FLAGS)))
+    built = host_compiler.load_library(host_compiler.build_library("gemm", SOURCES, HEADERS, FLAGS))
     built.cutaway_gemm.argtypes = (c_void_p,)
     built.cutaway_gemm.restype = None
     built.cutaway_gemm_start(thread_count())

