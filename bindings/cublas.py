@@ -39,8 +39,8 @@ class Blas:
 
     def __init__(self, device: Device, stream: Stream) -> None:
         self.stream = stream
+        self._workspace = device.alloc(WORKSPACE_BYTES, "cublas.workspace")  # first: it may find no room
         self.handle = cublas.cublasCreate()
-        self._workspace = device.alloc(WORKSPACE_BYTES, "cublas.workspace")
         cublas.cublasSetStream(self.handle, int(stream.handle))
         cublas.cublasSetWorkspace(self.handle, self._workspace.address, self._workspace.nbytes)
         cublas.cublasSetMathMode(self.handle, MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)

@@ -153,9 +153,12 @@ class Device:
             for buffer in list(self._buffers.values()):
                 buffer.free()
             self.stream.close()
-        except CudaError:
-            pass  # after a sticky error nothing can be freed; releasing the context frees it all
-        driver.cuDevicePrimaryCtxRelease(self.handle)
+            driver.cuDevicePrimaryCtxRelease(self.handle)
+        except CudaError:  # after a sticky error nothing can be freed; the context takes it all with it
+            for buffer in self._buffers.values():
+                memory_map.remove(buffer.address)
+            with suppress(CudaError):
+                driver.cuDevicePrimaryCtxRelease(self.handle)
 
     def __enter__(self) -> Device:
         return self

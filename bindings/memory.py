@@ -4,7 +4,33 @@ Every `Buffer` registers itself here while it lives, so that an address can be t
 `layers.3.mlp.down.weight+0x40` instead of `0x7f31c2a00040`.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_right, insort
+
+from bindings.errors import CudaError
+
+
+class OutOfMemory(CudaError):
+    """An allocation that found no room: which buffer asked for how many bytes, and what was free.
+
+    `remedy` says what to lower; who knows better than the general hint gives it by `with_remedy`.
+    """
+
+    STATUS = "CUDA_ERROR_OUT_OF_MEMORY"
+
+    def __init__(self, buffer: str, nbytes: int, free: int, total: int, remedy: str = "") -> None:
+        self.buffer, self.nbytes, self.free, self.total, self.remedy = buffer, nbytes, free, total, remedy
+        super().__init__("cuMemAlloc", self.STATUS, "out of memory", f"bytesize={nbytes}")
+
+    def with_remedy(self, remedy: str) -> OutOfMemory:
+        """The same error with a remedy of the caller's."""
+        return OutOfMemory(self.buffer, self.nbytes, self.free, self.total, remedy)
+
+    def _line(self) -> str:
+        asked, free, total = (f"{nbytes / 1e6:,.1f} MB" for nbytes in (self.nbytes, self.free, self.total))
+        line = f"out of device memory: {self.buffer} needs {asked}, {free} of {total} are free"
+        return f"{line}; {self.remedy or self.hint}"
 
 
 class MemoryMap:

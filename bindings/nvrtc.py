@@ -6,7 +6,7 @@ over a prebuilt library.
 
 The cache key takes the source, the contents of every file it includes, every option, the toolchain, the architecture
 and a schema number. An entry is a folder (kernel.cu, image, compile.log, key.json), written aside and renamed whole; a
-damaged one is built anew with a warning.
+damaged one is built anew with a warning (aside.py).
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from functools import cache
 from pathlib import Path
 
 from bindings import backend
-from bindings.aside import aside, discard, keep
+from bindings.aside import aside, discard, is_whole, keep, seal
 from bindings.cache_directory import cache_directory
 from bindings.calls import nvrtc
 from bindings.cuda_headers import cuda_headers
 from bindings.errors import CompileError, CudaError
 
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 KERNEL_SOURCES = Path(__file__).resolve().parent.parent / "cuda_src"
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', re.MULTILINE)
@@ -111,14 +111,12 @@ def _folder_of(key: dict[str, object]) -> Path:
 
 
 def _read_entry(folder: Path, key: dict[str, object]) -> CompiledKernel | None:
-    """The entry in `folder` if it is whole and its own key and digest agree, else None (with a warning)."""
+    """The entry in `folder` if it is whole and its own key agrees, else None (with a warning)."""
     if not folder.is_dir():
         return None
     try:
-        stored = json.loads((folder / "key.json").read_text())
-        image = (folder / "image").read_bytes()
-        log = (folder / "compile.log").read_text()
-        if stored == {**key, "image_sha256": hashlib.sha256(image).hexdigest()}:
+        if is_whole(folder) and json.loads((folder / "key.json").read_text()) == key:
+            image, log = (folder / "image").read_bytes(), (folder / "compile.log").read_text()
             return CompiledKernel(image, log, folder, from_cache=True)
     except (OSError, ValueError):
         pass
@@ -135,8 +133,8 @@ def _write_entry(folder: Path, key: dict[str, object], source: Path, image: byte
         (made / "kernel.cu").write_text(_text(source))
         (made / "image").write_bytes(image)
         (made / "compile.log").write_text(log)
-        stored = {**key, "image_sha256": hashlib.sha256(image).hexdigest()}
-        (made / "key.json").write_text(json.dumps(stored, indent=1))
+        (made / "key.json").write_text(json.dumps(key, indent=1))
+        seal(made)
         keep(made, folder)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bindings.device import Device
 from bindings.dtypes import BF16
-from engine.checkpoint import open_checkpoint
+from bindings.errors import CudaError
+from engine.checkpoint import expected_tensors, open_checkpoint
 from engine.config import ModelConfig
 from engine.detokenize import IncrementalDecoder
-from engine.errors import ModelError
+from engine.errors import ModelError, out_of_memory_advice
 from engine.kv_cache import KVCache
 from engine.model_files import resolve_model
 from engine.models import llama
@@ -32,9 +34,12 @@ Message = dict[str, str]
 PAGE_SIZE = 16
 MAX_BATCHED_TOKENS = 2048
 
+KV_ADVICE = "lower max_model_len (--max-model-len), kv_cache_bytes or max_num_seqs, or take a smaller model"
+ACTIVATIONS_ADVICE = "lower max_num_seqs, max_model_len (--max-model-len) or kv_cache_bytes, or take a smaller model"
+
 # KV memory when nobody says: a laptop keeps room for itself, a GPU is there to be used.
 CPU_KV_BYTES = 256 * 1024 * 1024
-GPU_KV_FRACTION = 0.5
+DEFAULT_KV_FRACTION = 0.5  # of what the weights left free
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,11 @@ class LLM:
             self.device = Device.open(device)
             undo.callback(self.device.close)
             self._compile_kernels(progress)
-            weights = load_weights(self.device, checkpoint, progress)
+            with out_of_memory_advice(self._weights_advice()):
+                weights = load_weights(self.device, checkpoint, progress)
             self.engine_config = self._plan(max_model_len, max_num_seqs, kv_cache_bytes)
-            self._build(weights, seed, enforce_eager)
-            undo.pop_all()
+            self._build(weights, seed, enforce_eager, undo)
+            self._open = undo.pop_all()
         checkpoint.close()
         self._next_index = 0
         self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
@@ -104,16 +110,25 @@ class LLM:
             raise ModelError(f"max_model_len must be between 1 and {limit} for this model, not {max_model_len}")
         if max_num_seqs < 1:
             raise ModelError(f"max_num_seqs must be at least 1, not {max_num_seqs}")
-        if kv_bytes is None:
-            free, _ = self.device.memory_info()
-            kv_bytes = CPU_KV_BYTES if self.device.kind == "cpu" else int(free * GPU_KV_FRACTION)
+        one_sequence = -(-(max_model_len or 1) // PAGE_SIZE) * self._page_bytes()
+        if kv_bytes is None:  # a length that was asked for is room that was asked for
+            kv_bytes = max(self._default_kv_bytes(), one_sequence if max_model_len else 0)
+        if kv_bytes < one_sequence:
+            tokens = f"{max_model_len or 1} tokens need {one_sequence}"
+            raise ModelError(f"kv_cache_bytes is {kv_bytes}; {tokens}: give that much, or lower max_model_len")
         wanted = max_num_seqs * -(-(max_model_len or limit) // PAGE_SIZE)
         num_pages = min(kv_bytes // self._page_bytes(), wanted)
         length = min(max_model_len or limit, num_pages * PAGE_SIZE)
-        if num_pages < 1 or (max_model_len or 0) > length:
-            needed = -(-(max_model_len or 1) // PAGE_SIZE) * self._page_bytes()
-            raise ModelError(f"kv_cache_bytes is {kv_bytes}; {max_model_len or 1} tokens need {needed}")
         return EngineConfig(length, max_num_seqs, min(MAX_BATCHED_TOKENS, max_num_seqs * length), num_pages)
+
+    def _default_kv_bytes(self) -> int:
+        free, _ = self.device.memory_info()
+        share = int(free * DEFAULT_KV_FRACTION)
+        return min(CPU_KV_BYTES, share) if self.device.kind == "cpu" else share
+
+    def _weights_advice(self) -> str:
+        nbytes = BF16.itemsize * sum(prod(shape) for shape in expected_tensors(self.config).values())
+        return f"the weights are {nbytes / 1e6:,.1f} MB in all: take a smaller model, or a device with more memory"
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -124,18 +139,21 @@ class LLM:
     def _page_bytes(self) -> int:
         return PAGE_SIZE * self.kv_bytes_per_token
 
-    def _build(self, weights: LlamaWeights, seed: int, enforce_eager: bool) -> None:
+    def _build(self, weights: LlamaWeights, seed: int, enforce_eager: bool, undo: ExitStack) -> None:
         c, limits, device = self.config, self.engine_config, self.device
         shape = (2 * c.num_layers, limits.num_pages, c.num_kv_heads, PAGE_SIZE, c.head_dim)
-        kv_pages = device.empty(shape, BF16, "kv_pages")
+        with out_of_memory_advice(KV_ADVICE):
+            kv_pages = device.empty(shape, BF16, "kv_pages")
         self.weight_bytes = weights.nbytes
         self.cache = KVCache(limits.num_pages, PAGE_SIZE)
         self.scheduler = Scheduler(self.cache, limits.max_num_seqs, limits.max_batched_tokens)
         sizes = (limits.max_batched_tokens, limits.max_num_seqs)
-        model = llama.build(device, device.stream, c, weights, kv_pages, *sizes, limits.max_model_len)
-        buffers = StepBuffers(device, *sizes, self.cache.pages_for(limits.max_model_len))
-        self._runner = Runner(device, model, self.cache, buffers, seed, enforce_eager)
-        self._blas = model.blas
+        with out_of_memory_advice(ACTIVATIONS_ADVICE):
+            model = llama.build(device, device.stream, c, weights, kv_pages, *sizes, limits.max_model_len)
+            undo.callback(model.blas.close)
+            buffers = StepBuffers(device, *sizes, self.cache.pages_for(limits.max_model_len))
+            self._runner = Runner(device, model, self.cache, buffers, seed, enforce_eager)
+            undo.callback(self._runner.close)
 
     def generate(self, prompts: Prompts, sampling_params: SamplingParams | None = None) -> list[RequestOutput]:
         """Continue each prompt (text, or token ids). Answers come in the order of the prompts."""
@@ -231,15 +249,15 @@ class LLM:
 
     def close(self) -> None:
         """Free everything on the device."""
-        self._runner.close()
-        self._blas.close()
-        self.device.close()
+        self._open.close()
 
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # After a sticky error nothing can be freed, and that error is the one to show.
+        with suppress(CudaError) if error else nullcontext():
+            self.close()
 
 
 def _collect(events: Iterator[StreamEvent]) -> list[RequestOutput]:

@@ -15,8 +15,11 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -64,11 +67,12 @@ def add_common_options(parser: Parser) -> None:
 def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (default: the process's), call `body`, and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    warnings.showwarning = lambda message, *_: print(f"cutaway {parser.tool}: warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of ending the run
     try:
         arguments = parser.parse_args(argv)
-        with recording(arguments.trace):
+        with recording(getattr(arguments, "trace", None)):
             body(arguments)
         sys.stdout.flush()  # here, so that a reader that went away is noticed inside this try
         return 0
@@ -81,10 +85,18 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
             raise
         if "--debug" in argv:
             traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            quit_at_once()
         line, code = explained
         with contextlib.suppress(BrokenPipeError):
             print(f"cutaway {parser.tool}: {line}", file=sys.stderr)
         return code
+
+
+def quit_at_once() -> None:
+    """From now on Ctrl-C ends the process without a word: threads of an interrupted run may take a while to end."""
+    if threading.current_thread() is threading.main_thread():  # no other may set it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

@@ -180,15 +180,16 @@ ERROR_TEXTS = {
 }
 
 
-def _set_schedule_from_environment() -> None:
-    """CUTAWAY_CPU_SCHEDULE as `greedy` or `greedy:7`. Raises CutawayError on another word."""
+def schedule_from_environment() -> tuple[str, int] | None:
+    """CUTAWAY_CPU_SCHEDULE, `greedy` or `greedy:7`, as (order, seed). Raises CutawayError on another word."""
     text = os.environ.get("CUTAWAY_CPU_SCHEDULE", "")
-    if text:
-        name, _, seed = text.partition(":")
-        if name not in executor.ORDERS or (seed and not seed.isdecimal()) or text.endswith(":"):
-            orders = ", ".join(executor.ORDERS)
-            raise CutawayError(f"CUTAWAY_CPU_SCHEDULE is {text!r}; it must be one of {orders}, and may add `:SEED`")
-        set_schedule(name, int(seed or 0))
+    if not text:
+        return None
+    name, _, seed = text.partition(":")
+    if name not in executor.ORDERS or (seed and not seed.isdecimal()) or text.endswith(":"):
+        orders = ", ".join(executor.ORDERS)
+        raise CutawayError(f"CUTAWAY_CPU_SCHEDULE is {text!r}; it must be one of {orders}, and may add `:SEED`")
+    return name, int(seed or 0)
 
 
 @entry_point(needs=require_nothing)
@@ -200,7 +201,9 @@ def cuInit(Flags: int) -> None:
         thread_count()
         memory_limit()
         fences.set_fences_from_environment()
-        _set_schedule_from_environment()
+        schedule = schedule_from_environment()
+        if schedule is not None:
+            set_schedule(*schedule)
         state.initialised = True
 
 

@@ -43,7 +43,14 @@ def test_a_second_build_comes_from_the_cache(sources, device):
     first, second = build(sources, device), build(sources, device)
     assert not first.from_cache and second.from_cache
     assert first.image == second.image and first.folder == second.folder
-    assert {file.name for file in first.folder.iterdir()} == {"kernel.cu", "image", "compile.log", "key.json"}
+    files = {file.name for file in first.folder.iterdir()}
+    assert files == {"kernel.cu", "image", "compile.log", "key.json", "whole.json"}
+        "kernel.cu",
+        "image",
+        "compile.log",
+        "key.json",
+        "whole.json",
+    }
 
 
 def test_a_touched_header_a_define_or_a_source_make_a_new_entry(sources, device):
