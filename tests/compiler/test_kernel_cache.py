@@ -45,12 +45,6 @@ def test_a_second_build_comes_from_the_cache(sources, device):
     assert first.image == second.image and first.folder == second.folder
     files = {file.name for file in first.folder.iterdir()}
     assert files == {"kernel.cu", "image", "compile.log", "key.json", "whole.json"}
-        "kernel.cu",
-        "image",
-        "compile.log",
-        "key.json",
-        "whole.json",
-    }
 
 
 def test_a_touched_header_a_define_or_a_source_make_a_new_entry(sources, device):

@@ -32,11 +32,8 @@ def kernel_cache() -> list[Check]:
     meaning = f"the disk is nearly full: the first run writes {size(ROOM_WANTED)}" if full else ""
     fix = f"rm -r {root}/kernels {root}/cpu    # or: {FIX_FOLDER}" if full else ""
     whole = Check("kernel_cache", "kernel cache", "broken" if full else "ok", found, meaning, fix, facts)
-    return [
-        whole,
-        *damaged(entries),
-        *leftovers("kernel_cache", root / "kernels", *(root / "kernels").glob("*/"), root / "cpu"),
-    ]
+    written_to = (root / "kernels", *(root / "kernels").glob("*/"), root / "cpu")
+    return [whole, *damaged(entries, root), *leftovers("kernel_cache", *written_to)]
 
 
 def entries_of(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -13,8 +14,13 @@ from bindings.errors import CompileError, CutawayError
 from tools.checks.check import Check, first_line, size
 
 PROGRAM = '#include <cmath>\nextern "C" double root(double x) { return std::sqrt(x); }\n'
-FIX = "apt install g++    # or: pip install ziglang"
 ONLY_CPU = "the CPU device compiles kernels with it; a GPU does not need it"
+
+
+def fix() -> str:
+    """What brings a compiler that works."""
+    chosen = os.environ.get("CXX", "").strip()
+    return "unset CXX    # or set it to a C++ compiler" if chosen else "apt install g++    # or: pip install ziglang"
 
 
 def compiler() -> list[Check]:
@@ -22,7 +28,8 @@ def compiler() -> list[Check]:
     try:
         found = host_compiler.find_compiler()
     except CompileError as error:
-        return [Check("compiler", "C++ compiler", "missing", first_line(error).split("; run ")[0], ONLY_CPU, FIX)]
+        found_none = first_line(error).partition("; run `")[0]
+        return [Check("compiler", "C++ compiler", "missing", found_none, ONLY_CPU, fix())]
     command, version = " ".join(found.command), first_line(CompileError(found.version))
     facts = {"command": list(found.command), "version": version}
     started = time.perf_counter()
@@ -34,7 +41,7 @@ def compiler() -> list[Check]:
             host_compiler.load_library(library)
     except (CutawayError, OSError) as error:
         meaning = f"it fails: {first_line(error)}"
-        return [Check("compiler", "C++ compiler", "broken", f"{command}: {version}", meaning, FIX, facts)]
+        return [Check("compiler", "C++ compiler", "broken", f"{command}: {version}", meaning, fix(), facts)]
     seconds = time.perf_counter() - started
     found_text = f"{command}: {version}; a two-line program took {seconds:.2f} s"
     return [Check("compiler", "C++ compiler", "ok", found_text, facts={**facts, "seconds": seconds})]
