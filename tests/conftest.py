@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +76,17 @@ def missing_need(marker: str, config: pytest.Config) -> bool:
         return False
     if marker in MODULES:
         return importlib.util.find_spec(MODULES[marker]) is None
+    if marker == "needs_mount":
+        return not can_mount()
     raise AssertionError(f"no rule for marker {marker}")
+
+
+@functools.cache
+def can_mount() -> bool:
+    """Whether a process here may have a small disk of its own."""
+    unshare = shutil.which("unshare")
+    command = [unshare or "", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
+    return unshare is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

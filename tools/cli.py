@@ -11,6 +11,7 @@ Anything else that is raised is a bug of ours, and keeps its traceback.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import io
@@ -21,7 +22,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bindings.errors import CutawayError
 
@@ -70,9 +71,10 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"cutaway {parser.tool}: warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of ending the run
+    interrupt = Interrupt()
     try:
         arguments = parser.parse_args(argv)
-        with recording(getattr(arguments, "trace", None)):
+        with interrupt, recording(getattr(arguments, "trace", None)):
             body(arguments)
         sys.stdout.flush()  # here, so that a reader that went away is noticed inside this try
         return 0
@@ -80,23 +82,51 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
         silence_output()
         return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error)
+        explained = explain(KeyboardInterrupt() if interrupt.came else error)
         if explained is None:
             raise
         if "--debug" in argv:
             traceback.print_exc()
-        if isinstance(error, KeyboardInterrupt):
-            quit_at_once()
         line, code = explained
         with contextlib.suppress(BrokenPipeError):
             print(f"cutaway {parser.tool}: {line}", file=sys.stderr)
         return code
 
 
-def quit_at_once() -> None:
-    """From now on Ctrl-C ends the process without a word: threads of an interrupted run may take a while to end."""
-    if threading.current_thread() is threading.main_thread():  # no other may set it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+class Interrupt:
+    """Ctrl-C inside the `with`: raises KeyboardInterrupt as Python does, and remembers that it came.
+
+    Foreign code may turn the KeyboardInterrupt into an error of its own (numpy does so while it is imported) or swallow
+    it (in a destructor): then it is raised once more. After the first one, Ctrl-C ends the process without a word:
+    threads of an interrupted run may take a while to end. Where interrupts are ignored, they stay ignored.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self.restored: Any = None
+        self.hook = sys.unraisablehook
+
+    def __enter__(self) -> Interrupt:
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if usual and threading.current_thread() is threading.main_thread():  # no other thread may set it
+            self.restored = signal.signal(signal.SIGINT, self._on_signal)
+            sys.unraisablehook = self._on_unraisable
+        return self
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _thread.interrupt_main()
+        else:
+            self.hook(unraisable)
+
+    def __exit__(self, *_: object) -> None:
+        if self.restored is not None:
+            sys.unraisablehook = self.hook
+            signal.signal(signal.SIGINT, signal.SIG_DFL if self.came else self.restored)
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

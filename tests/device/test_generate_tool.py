@@ -3,63 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from engine.model_files import default_model
-
-COMMAND = [sys.executable, "-m", "tools.generate"]
-# Some shells start background jobs with SIGINT ignored, and a child inherits that.
-RESTORE_SIGINT = "import signal, sys, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
-RUN_MODULE = "sys.argv[0] = 'tools.generate'; runpy.run_module('tools.generate', run_name='__main__', alter_sys=True)"
+from tests.tool_runs import assert_one_line, run, start
 
 
 @pytest.fixture(scope="session")
 def model() -> Path:
     """The default model's file; fetched by the first test run of a machine."""
     return default_model()
-
-
-def run(
-    repository: Path, *options: str | Path, text: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the tool to its end, with variables of the environment replaced."""
-    return subprocess.run(
-        [*COMMAND, *map(str, options)],
-        cwd=repository,
-        env={**os.environ, **environment},
-        input=text,
-        stdin=subprocess.DEVNULL if text is None else None,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def start(repository: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-    """Start the tool with pipes on stdout and stderr, ready to be interrupted."""
-    return subprocess.Popen(
-        [sys.executable, "-c", RESTORE_SIGINT + RUN_MODULE, *options],
-        cwd=repository,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
-    """The run failed with `code`, said nothing on stdout and one line on stderr that has all of `named`."""
-    assert result.returncode == code, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("cutaway generate: error: ") and result.stderr.count("\n") == 1, result.stderr
-    for word in named:
-        assert word in result.stderr
 
 
 def test_answers_and_ends_with_figures(repository: Path, model: Path) -> None:
