@@ -52,14 +52,24 @@ def aside(parent: Path) -> Iterator[Path]:
 
 def _locked_folder(parent: Path) -> tuple[Path, int]:
     """A new folder and the descriptor that holds its lock."""
-    while True:
+    while True:  # until a folder was locked before another process took it for a leftover
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # held by a sweep that was quicker, or a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.is_dir():
-            return folder, lock
-        os.close(lock)
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            if _try_lock(lock) is not False and folder.is_dir():
+                return folder, lock
+            os.close(lock)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """True: locked now; False: somebody holds it; None: this file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -87,12 +97,10 @@ def _take(folder: Path) -> int | None:
         lock = os.open(folder, os.O_RDONLY)
     except OSError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return None
-    return lock
+    if _try_lock(lock):
+        return lock
+    os.close(lock)
+    return None
 
 
 def sweep(parent: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from bindings.cache_directory import CacheError
 from bindings.cpu import host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS
 from bindings.cpu.source_lines import source_line
@@ -173,10 +174,19 @@ def _open_image(image: bytes) -> ctypes.CDLL | None:
         with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
             file.write(image)
             file.flush()
-            return ctypes.CDLL(file.name, mode=os.RTLD_NOW)
+            return _load(file.name)
     except OSError as error:
-        remedy = f"is {tempfile.gettempdir()} full, or closed to programs? set TMPDIR to another folder"
-        raise CutawayError(f"the module image cannot be loaded: {error}; {remedy}") from error
+        folder = tempfile.gettempdir()
+        raise CacheError(f"cannot write to {folder}: {error.strerror}; make room there, or set TMPDIR") from error
+
+
+def _load(path: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(path, mode=os.RTLD_NOW)
+    except OSError as error:
+        if "failed to map segment" in str(error):  # what the loader says of a file system mounted noexec
+            raise CacheError(f"{Path(path).parent} is closed to programs; set TMPDIR to another folder") from error
+        raise CutawayError(f"the module image cannot be loaded: {error}") from error
 
 
 def _kernel_table(library: ctypes.CDLL | None) -> list[_CKernel]:

@@ -19,6 +19,7 @@ from cuda.bindings.driver import (
     CUresult,
 )
 
+from bindings.cache_directory import CacheError
 from bindings.cpu import attributes, executor
 from bindings.cpu.context import (
     INVALID_HANDLE,
@@ -127,10 +128,13 @@ on_context_end.insert(0, _unload_all)  # while the table still has them
 
 @entry_point(values=1, needs=require_safe)
 def cuModuleLoadData(image: bytes) -> CUmodule:
-    """(status, module) of what nvrtcGetCUBIN gave. Raises CompileError if the host has no compiler for the runtime."""
+    """(status, module) of what nvrtcGetCUBIN gave.
+
+    Raises CompileError if the host has no compiler for the runtime, CacheError if there is no room for it.
+    """
     try:
         return modules.add(LoadedModule(executor.load_module(bytes(image))))
-    except CompileError:
+    except (CompileError, CacheError):
         raise
     except CutawayError as error:
         raise Failure(CUresult.CUDA_ERROR_INVALID_IMAGE) from error
