@@ -245,7 +245,7 @@ def test_damaged_entry_is_told_and_built_again(repository: Path, toy: Path, tmp_
 # Ctrl-C at any moment
 
 READY = "import os, tools; os.write(1, b'!'); "
-MOMENTS = 40
+MOMENTS = 6
 
 
 @pytest.mark.parametrize("cold", [True, False], ids=["cold", "warm"])

@@ -10,6 +10,7 @@ from bindings import probe
 from bindings.cuda_headers import cuda_headers, host_cuda_headers
 from bindings.errors import CudaError, CutawayError
 from tools.checks.check import Check, first_line, size
+from tools.checks.packages import requirements
 
 NO_GPU = "no GPU needed: the CPU device runs everything"
 INSTALL_CUDA = 'pip install -e ".[cuda]"'
@@ -57,8 +58,16 @@ def driver() -> list[Check]:
     facts = {"version": module or None, "cuda": version, "library": path, "cuda_bindings": bindings}
     if bindings and version // 1000 < int(bindings.split(".")[0]):
         meaning = f"too old for cuda-bindings {bindings}, which needs CUDA {bindings.split('.')[0]}.0 or newer"
-        return [Check("driver", "NVIDIA driver", "broken", found, meaning, INSTALL_DRIVER, facts)]
+        return [Check("driver", "NVIDIA driver", "broken", found, meaning, newer_driver(version), facts)]
     return [Check("driver", "NVIDIA driver", "ok", found, facts=facts)]
+
+
+def newer_driver(version: int) -> str:
+    """What to do about a driver of this CUDA version: replace it, or install wheels of an older CUDA if there are."""
+    extra = f"cuda{version // 1000}"
+    if any(each.extra == extra for each in requirements()):
+        return f'pip install -e ".[{extra}]"    # or: {INSTALL_DRIVER}'
+    return INSTALL_DRIVER
 
 
 def device() -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,10 +51,12 @@ def answer(area: str) -> list[Check]:
 def ask(area: str, command: list[str] | None = None, timeout: float = TIMEOUT_SECONDS) -> list[Check]:
     """The same from a process of its own (`command` stands in for it in tests)."""
     command = command or [sys.executable, "-m", "tools.doctor", "--probe", area]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path}  # from any folder: a relative CUTAWAY_CACHE is relative to it
     try:
         done = subprocess.run(
             command,
-            cwd=ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
