@@ -32,7 +32,7 @@ class Gpu:
 
 
 @contextmanager
-def nvidia() -> Iterator[None]:
+def nvidia() -> Iterator[backend.Backend]:
     """Inside, calls go to NVIDIA's libraries, also where they are too old or have no GPU.
 
     Raises DeviceError for a library that is not there, or has not the function asked for.
@@ -42,9 +42,9 @@ def nvidia() -> Iterator[None]:
     names = ("cuda.bindings.driver", "cuda.bindings.nvrtc", "bindings.cublas_api")
     libraries = [importlib.import_module(name) for name in names]
     # Around select(), which refuses what is to be looked at here.
-    backend._selected = backend.Backend("cuda", libraries[0], libraries[1], libraries[2], why="")
+    backend._selected = chosen = backend.Backend("cuda", libraries[0], libraries[1], libraries[2], why="")
     try:
-        yield
+        yield chosen
     except (DynamicLibNotFoundError, RuntimeError, ImportError, OSError) as error:
         raise DeviceError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
@@ -108,7 +108,7 @@ def try_nvrtc(arch: str) -> None:
 
 def cublas_version() -> int:
     """cuBLAS's version from a handle on the first GPU, e.g. 130100. Raises DeviceError when it is not there."""
-    with nvidia(), Device(0, backend.select()) as device:
+    with nvidia() as chosen, Device(0, chosen) as device:
         blas = Blas(device, device.stream)
         try:
             return blas.version

@@ -68,12 +68,12 @@ def add_common_options(parser: Parser) -> None:
 def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (default: the process's), call `body`, and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    warnings.showwarning = lambda message, *_: print(f"cutaway {parser.tool}: warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of ending the run
     interrupt = Interrupt()
     try:
         arguments = parser.parse_args(argv)
+        show_warnings(parser.tool, getattr(arguments, "quiet", False))
         with interrupt, recording(getattr(arguments, "trace", None)):
             body(arguments)
         sys.stdout.flush()  # here, so that a reader that went away is noticed inside this try
@@ -91,6 +91,16 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(BrokenPipeError):
             print(f"cutaway {parser.tool}: {line}", file=sys.stderr)
         return code
+
+
+def show_warnings(tool: str, quiet: bool) -> None:
+    """From now on a warning is one line on stderr, without the line of source that gave it; nothing with `quiet`."""
+
+    def show(message: object, *_: object) -> None:
+        if not quiet:
+            print(f"cutaway {tool}: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 class Interrupt:

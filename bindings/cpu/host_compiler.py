@@ -75,12 +75,13 @@ class HostCompiler:
         """The error for a compiler that ended with `code` and wrote `log`."""
         if "No space left on device" in log:
             return CacheError(f"cannot write to {scratch.parent}: No space left on device; {REMEDY}")
-        lines = log.splitlines()
-        first = next((line for line in lines if "error" in line), lines[0] if lines else "").strip()[:300]
-        if code < 0 or not first:
+        lines = [line.strip()[:300] for line in log.splitlines()]
+        first = next((line for line in lines if "error" in line), "")
+        if not first:
             ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            first = f"error: {shlex.join(self.command)} {ending}" + (f": {first}" if first else "")
-        return CompileError(f"{what} does not compile: {first}", log or first)
+            first = ": ".join((f"error: {shlex.join(self.command)} {ending}", *lines[:1]))
+            log = f"{first}\n{log}"
+        return CompileError(f"{what} does not compile: {first}", log)
 
     def link(self, arguments: Sequence[str | Path], output: Path, what: str, scratch: Path) -> str:
         """`run` with `-shared` and `-o output`, and a look at whether a library came out."""
