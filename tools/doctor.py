@@ -20,7 +20,6 @@ from tools.checks.check import Check, usable_devices
 EXAMPLES = """\
   python -m tools.doctor                # a table: each thing ok, missing or broken, and what fixes it
   python -m tools.doctor --json         # the same for a script
-  python -m tools.doctor && python -m tools.generate "Hello"
 
 exit code: 0 when the main job (tools.generate) can run on some device, 1 when it cannot, 2 for a wrong option.
 
