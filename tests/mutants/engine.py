@@ -1,0 +1,80 @@
+"""Faults in the engine's bookkeeping and readers."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "scheduler-spends-its-budget-twice",
+        "engine/scheduler.py",
+        "            budget -= chunk\n",
+        "",
+        "every prompt of a step gets the whole budget",
+        "tests/pure/test_scheduler.py::test_prompts_share_a_step_while_the_budget_lasts",
+    ),
+    Mutant(
+        "cache-slots-from-the-start",
+        "engine/kv_cache.py",
+        "+ positions % self._page_size",
+        "+ (positions - start) % self._page_size",
+        "a slot is counted from the step's first token",
+        "tests/pure/test_kv_cache.py::test_slots_follow_the_pages_of_the_block_table",
+    ),
+    Mutant(
+        "cache-promises-a-page-twice",
+        "engine/kv_cache.py",
+        "            table.reserved -= 1\n",
+        "",
+        "a page in use counts as promised too",
+        "tests/pure/test_kv_cache.py::test_pages_are_never_shared_and_never_lost",
+    ),
+    Mutant(
+        "runner-ignores-the-seed",
+        "engine/runner.py",
+        "return self._seed + request.index if request.params.seed is None else request.params.seed",
+        "return self._seed + request.index",
+        "a request's own seed is not used",
+        "tests/device/test_llm.py::test_sampling_repeats_with_its_seed_and_differs_without",
+    ),
+    Mutant(
+        "rope-blends-the-wrong-way",
+        "engine/rope.py",
+        "return kept * unscaled + (1 - kept) * unscaled / scaling.factor",
+        "return (1 - kept) * unscaled + kept * unscaled / scaling.factor",
+        "Llama 3.1's scaling slows the fast pairs down",
+        "tests/pure/test_rope.py::test_llama3_scaling_by_its_definition",
+    ),
+    Mutant(
+        "safetensors-end-not-checked",
+        "engine/safetensors_file.py",
+        "        if position > nbytes:\n",
+        "        if position < 0:\n",
+        "a tensor may lie past the end of its file",
+        "tests/pure/test_checkpoint.py::test_inconsistent_header_is_named[change-tensor b ends at byte 32 of 28]",
+    ),
+    Mutant(
+        "safetensors-overlap-accepted",
+        "engine/safetensors_file.py",
+        "if tensor.begin != position:",
+        "if tensor.begin > position:",
+        "two tensors may share bytes",
+        "tests/pure/test_checkpoint.py::test_inconsistent_header_is_named[change-tensor b at byte 8 overlaps a]",
+    ),
+    Mutant(
+        "detokenizer-gives-half-a-character",
+        "engine/detokenize.py",
+        "while end > held and BYTE_TOKEN",
+        "while end > end and BYTE_TOKEN",
+        "a run of byte tokens is not held back until it ends",
+        "tests/pure/test_detokenize.py::test_one_id_at_a_time_is_decode[pieces]",
+    ),
+    Mutant(
+        "request-one-token-too-many",
+        "engine/request.py",
+        "len(self.completion.token_ids) >= self.params.max_tokens",
+        "len(self.completion.token_ids) > self.params.max_tokens",
+        ">= became >: one token more than max_tokens",
+        "tests/pure/test_request.py::test_max_tokens_and_the_context_end_by_length",
+    ),
+]

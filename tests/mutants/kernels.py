@@ -1,0 +1,389 @@
+"""Faults in the kernels of cuda_src and in their headers."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_TESTS = "tests/device/test_kernels.py"
+
+
+def right(case: str) -> str:
+    """The test that compares a case with its reference, between guard zones."""
+    return f"{_TESTS}::test_matches_the_reference_and_stays_inside[{case}]"
+
+
+def ordered(case: str) -> str:
+    """The test that runs a case under every schedule: what finds a missing barrier."""
+    return f"{_TESTS}::test_order_of_threads_changes_no_bit[{case}]"
+
+
+_EMBEDDING = [
+    Mutant(
+        "embedding-short-row",
+        "cuda_src/embedding.cu",
+        "i < hidden; i += BLOCK_THREADS * 8",
+        "i < hidden - 8; i += BLOCK_THREADS * 8",
+        "the last 16 bytes of a row are not copied",
+        right("embedding-T3-H576-V50"),
+    ),
+    Mutant(
+        "embedding-by-row",
+        "cuda_src/embedding.cu",
+        "static_cast<int64_t>(token_ids[token]) * hidden",
+        "token * hidden",
+        "the row is that of the token's place, not of its id",
+        right("embedding-T3-H576-V50"),
+    ),
+]
+
+_RMSNORM = [
+    Mutant(
+        "rmsnorm-no-eps",
+        "cuda_src/rmsnorm.cu",
+        "/ static_cast<float>(hidden) + eps)",
+        "/ static_cast<float>(hidden))",
+        "eps is ignored",
+        right("rmsnorm-scale1e-22"),
+    ),
+    Mutant(
+        "rmsnorm-one-vector-too-many",
+        "cuda_src/rmsnorm.cu",
+        "if (column < hidden) visit(i, column);",
+        "if (column <= hidden) visit(i, column);",
+        "< became <=: a thread goes past the end of the row",
+        right("rmsnorm-T1-H8"),
+    ),
+    Mutant(
+        "rmsnorm-truncates",
+        "cuda_src/rmsnorm.cu",
+        "scaled.vectors[i][j] = __float2bfloat16(",
+        "scaled.vectors[i][j] = __float2bfloat16_rz(",
+        "the result is truncated in place of rounded to nearest",
+        right("rmsnorm-T3-H576"),
+    ),
+    Mutant(
+        "add-rmsnorm-keeps-the-old-residual",
+        "cuda_src/rmsnorm.cu",
+        "  store_row(residual + row, part, hidden);\n",
+        "",
+        "the sum is not written back",
+        right("add_rmsnorm-T3-H576"),
+    ),
+    Mutant(
+        "add-rmsnorm-truncates-the-sum",
+        "cuda_src/rmsnorm.cu",
+        "__float2bfloat16(__bfloat162float(a.vectors[i][j]) +",
+        "__float2bfloat16_rz(__bfloat162float(a.vectors[i][j]) +",
+        "the residual is truncated in place of rounded to nearest",
+        right("add_rmsnorm-T3-H576"),
+    ),
+]
+
+_ROPE = [
+    Mutant(
+        "rope-turns-backwards",
+        "cuda_src/rope_kv_write.cu",
+        "-y * s[j]",
+        "y * s[j]",
+        "the sign of the sine",
+        right("rope_kv_write-T3-NH4-NKV4-D80"),
+    ),
+    Mutant(
+        "rope-writes-padding",
+        "cuda_src/rope_kv_write.cu",
+        "  if (slot < 0) return nullptr;\n",
+        "",
+        "a token without a slot is written before the cache",
+        right("rope_kv_write-T19-NH8-NKV1-D96"),
+    ),
+    Mutant(
+        "rope-turns-a-value",
+        "cuda_src/rope_kv_write.cu",
+        "const bool is_value = head >= num_heads + num_kv_heads;",
+        "const bool is_value = head > num_heads + num_kv_heads;",
+        "the first value head is rotated",
+        right("rope_kv_write-T3-NH4-NKV4-D80"),
+    ),
+    Mutant(
+        "rope-page-stride",
+        "cuda_src/rope_kv_write.cu",
+        "(page_head * PAGE_SIZE + slot % PAGE_SIZE)",
+        "(page_head * num_kv_heads + slot % PAGE_SIZE)",
+        "the stride of a page's head",
+        right("rope_kv_write-T3-NH4-NKV4-D80"),
+    ),
+]
+
+_PREFILL = [
+    Mutant(
+        "prefill-blind-to-itself",
+        "cuda_src/prefill_attention.cu",
+        "if (key > query) scores",
+        "if (key >= query) scores",
+        "a query does not see its own key",
+        right("prefill_attention-Q3-after5"),
+    ),
+    Mutant(
+        "prefill-mask-forgets-an-edge",
+        "cuda_src/prefill_attention.cu",
+        "if (key_start + kKeyTile - 1 > warp_position)",
+        "if (key_start + kKeyTile - 2 > warp_position)",
+        "no mask where only the first query may not see the tile's last key",
+        right("prefill_attention-running-mean-Q65-after62"),
+    ),
+    Mutant(
+        "prefill-no-barrier",
+        "cuda_src/prefill_attention.cu",
+        "    __syncthreads();  // this stage has arrived",
+        "    // this stage has arrived",
+        "a warp reads keys that other warps are still copying",
+        ordered("prefill_attention-Q3-after0"),
+    ),
+    Mutant(
+        "prefill-waits-for-the-wrong-copy",
+        "cuda_src/prefill_attention.cu",
+        "cp_async_wait<0>();",
+        "cp_async_wait<1>();",
+        "the newest stage is not waited for",
+        right("prefill_attention-Q3-after0"),
+    ),
+    Mutant(
+        "prefill-sum-not-rescaled",
+        "cuda_src/prefill_attention.cu",
+        "    rows.sum[r] *= rescale;\n",
+        "",
+        "the sum stays relative to an older maximum",
+        right("prefill_attention-Q65-after5"),
+    ),
+    Mutant(
+        "prefill-wrong-kv-head",
+        "cuda_src/prefill_attention.cu",
+        "head / (num_heads / num_kv_heads)",
+        "head % num_kv_heads",
+        "query heads are dealt out to kv heads in turn",
+        right("prefill_attention-mixed-D64-NH4-NKV2"),
+    ),
+]
+
+_DECODE = [
+    Mutant(
+        "decode-no-reuse-barrier",
+        "cuda_src/decode_attention.cu",
+        "    __syncthreads();  // the values are used up\n",
+        "",
+        "the next values arrive while the last are read (of heads of 64, each thread overwrites its own alone)",
+        ordered("decode_attention-mixed-D80-NH5-NKV1"),
+    ),
+    Mutant(
+        "decode-no-barrier-after-scores",
+        "cuda_src/decode_attention.cu",
+        "    __syncthreads();  // the scores are complete, the keys used up\n",
+        "",
+        "the maximum is taken over scores that are not there yet",
+        ordered("decode_attention-L17"),
+    ),
+    Mutant(
+        "decode-sums-past-the-end",
+        "cuda_src/decode_attention.cu",
+        "v_tile + piece * 8, slice, tokens);",
+        "v_tile + piece * 8, slice, kTileTokens);",
+        "rows past the sequence's end are read",
+        right("decode_attention-L17"),
+    ),
+    Mutant(
+        "decode-weights-not-rescaled",
+        "cuda_src/decode_attention.cu",
+        "    output.weights[h] *= shared.rescale[h];\n",
+        "",
+        "the sum of weights stays relative to an older maximum",
+        right("decode_attention-L255"),
+    ),
+    Mutant(
+        "decode-writes-an-empty-split",
+        "cuda_src/decode_attention.cu",
+        "if (split_start >= split_end) return;",
+        "if (split_start > split_end) return;",
+        "a split that begins where the sequence ends is written",
+        right("decode_attention-equal-weights"),
+    ),
+]
+
+_COMBINE = [
+    Mutant(
+        "combine-counts-the-last-split-again",
+        "cuda_src/decode_attention.cu",
+        "first + i < live ? exp2f(exponent[i]) : 0.0f",
+        "exp2f(exponent[i])",
+        "what stands in past the last split gets a weight",
+        right("combine_splits-mixed-D64-NH9"),
+    ),
+    Mutant(
+        "combine-divides-by-nothing",
+        "cuda_src/decode_attention.cu",
+        "live > 0 ? 1.0f / total : 0.0f",
+        "1.0f / total",
+        "an empty sequence gives NaN",
+        right("combine_splits-mixed-D64-NH9"),
+    ),
+    Mutant(
+        "combine-without-a-maximum",
+        "cuda_src/decode_attention.cu",
+        "(lse[c] - max) * kLog2E",
+        "lse[c] * kLog2E",
+        "exponentials underflow",
+        right("combine_splits-far-below-zero"),
+    ),
+]
+
+_SILU = [
+    Mutant(
+        "silu-wrong-row",
+        "cuda_src/silu_mul.cu",
+        "gate_up + token * 2 * width",
+        "gate_up + token * width",
+        "the stride of a row of gate and up",
+        right("silu_mul-T3-I1536"),
+    ),
+    Mutant(
+        "silu-one-column-too-many",
+        "cuda_src/silu_mul.cu",
+        "if (column >= width) return;",
+        "if (column > width) return;",
+        ">= became >: a thread writes past the end",
+        right("silu_mul-T1-I8"),
+    ),
+    Mutant(
+        "silu-truncates",
+        "cuda_src/silu_mul.cu",
+        "result[j] = __float2bfloat16(",
+        "result[j] = __float2bfloat16_rz(",
+        "the result is truncated in place of rounded to nearest",
+        right("silu_mul-T3-I1536"),
+    ),
+]
+
+_ARGMAX = [
+    Mutant(
+        "argmax-last-of-equals",
+        "cuda_src/include/argmax.cuh",
+        "if (scores[j] >= best)",
+        "if (scores[j] > best)",
+        "of equal scores of a thread the last wins",
+        right("argmax-ties"),
+    ),
+    Mutant(
+        "argmax-minus-zero",
+        "cuda_src/include/argmax.cuh",
+        "__float_as_uint(score + 0.0f)",
+        "__float_as_uint(score)",
+        "-0 is less than 0",
+        right("argmax-ties"),
+    ),
+    Mutant(
+        "argmax-negative-order",
+        "cuda_src/include/argmax.cuh",
+        "bits >> 31 ? ~bits : bits | 0x80000000u",
+        "bits | 0x80000000u",
+        "negative scores compare by magnitude",
+        right("argmax-special-V31"),
+    ),
+    Mutant(
+        "argmax-wrong-row",
+        "cuda_src/argmax.cu",
+        "logits + sequence * vocab",
+        "logits + sequence * (vocab - 1)",
+        "the stride of a row of logits",
+        right("argmax-S3-V7"),
+    ),
+]
+
+_SAMPLE = [
+    Mutant(
+        "sample-one-noise-for-four",
+        "cuda_src/gumbel_sample.cu",
+        "gumbel(random.words[j])",
+        "gumbel(random.words[0])",
+        "four neighbours share their noise",
+        right("gumbel_sample-S19-V31"),
+    ),
+    Mutant(
+        "sample-multiplies-by-temperature",
+        "cuda_src/gumbel_sample.cu",
+        "1.0f / temperature[sequence]",
+        "temperature[sequence]",
+        "logits are multiplied by the temperature",
+        right("gumbel_sample-S19-V31"),
+    ),
+    Mutant(
+        "sample-one-position-for-all",
+        "cuda_src/gumbel_sample.cu",
+        "static_cast<uint32_t>(positions[sequence])",
+        "static_cast<uint32_t>(positions[0])",
+        "every sequence draws at the first one's position",
+        right("gumbel_sample-S19-V31"),
+    ),
+    Mutant(
+        "philox-nine-rounds",
+        "cuda_src/include/philox.cuh",
+        "round < 10",
+        "round < 9",
+        "another generator",
+        right("gumbel_sample-S19-V31"),
+    ),
+]
+
+_HEADERS = [
+    Mutant(
+        "reduce-no-barrier",
+        "cuda_src/include/reduce.cuh",
+        "  __syncthreads();\n",
+        "",
+        "a warp reads the sums of warps that have not written them",
+        ordered("rmsnorm-T3-H4096"),
+    ),
+    Mutant(
+        "reduce-skips-lanes",
+        "cuda_src/include/reduce.cuh",
+        "for (int bit = width / 2; bit > 0; bit /= 2)",
+        "for (int bit = width / 2; bit > 1; bit /= 2)",
+        "neighbouring lanes never meet in the shuffles",
+        right("rmsnorm-T1-H2048"),
+    ),
+    Mutant(
+        "reduce-reads-what-no-warp-wrote",
+        "cuda_src/include/reduce.cuh",
+        "source < num_warps ? scratch[source] : identity",
+        "scratch[source]",
+        "with three warps a fourth sum is taken from unwritten memory",
+        right("rmsnorm_three_warps-T3-H576"),
+    ),
+    Mutant(
+        "pages-one-kv-head",
+        "cuda_src/include/paged_kv.cuh",
+        "((page * num_kv_heads + kv_head) * PAGE_SIZE",
+        "(page * num_kv_heads * PAGE_SIZE",
+        "every head reads the first kv head",
+        right("decode_attention-mixed-D64-NH4-NKV2"),
+    ),
+    Mutant(
+        "pages-wrong-column",
+        "cuda_src/include/paged_kv.cuh",
+        "bf16* target = tile + piece / kPieces * kTileStride + column;",
+        "bf16* target = tile + piece / kPieces * HEAD_DIM + column;",
+        "the tile is written with another stride than it is read with",
+        right("prefill_attention-Q3-after5"),
+    ),
+]
+
+MUTANTS = [
+    *_EMBEDDING,
+    *_RMSNORM,
+    *_ROPE,
+    *_PREFILL,
+    *_DECODE,
+    *_COMBINE,
+    *_SILU,
+    *_ARGMAX,
+    *_SAMPLE,
+    *_HEADERS,
+]
