@@ -19,10 +19,12 @@ def assert_close(got: NDArray, expected: NDArray, bound: ArrayLike, name: str = 
         name: what the message calls the array.
 
     Raises:
-        AssertionError: the shapes differ, one is of integers and the other of floats, the reference or the bound is not
-            finite or the bound is negative (a broken test), or an element is off; the message names the worst one.
+        AssertionError: the shapes differ, one is of integers and the other of floats, there is nothing to compare, the
+            reference or the bound is not finite or the bound is negative (a broken test), or an element is off; the
+            message names the worst one.
     """
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
+    assert got.size, f"{name}: there is nothing to compare, the shape is {got.shape}"
     assert _kind(got) == _kind(expected), f"{name}: dtype {got.dtype} cannot hold a reference of {expected.dtype}"
     allowed = np.broadcast_to(np.asarray(bound, dtype=np.float64), expected.shape)
     assert np.isfinite(expected).all(), f"{name}: the reference itself is not finite"
@@ -34,9 +36,13 @@ def assert_close(got: NDArray, expected: NDArray, bound: ArrayLike, name: str = 
 
 
 def assert_same_bits(got: NDArray, expected: NDArray, name: str = "output") -> None:
-    """Assert that two arrays of one dtype hold the same bits (so NaN equals NaN, and 0.0 differs from -0.0)."""
+    """Assert that two arrays of one dtype hold the same bits (so NaN equals NaN, and 0.0 differs from -0.0).
+
+    Raises AssertionError where there is nothing to compare, too.
+    """
     assert got.dtype == expected.dtype, f"{name}: dtype {got.dtype}, expected {expected.dtype}"
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
+    assert got.size, f"{name}: there is nothing to compare, the shape is {got.shape}"
     bits = np.dtype(f"u{got.dtype.itemsize}")
     differs = np.ascontiguousarray(got).view(bits) != np.ascontiguousarray(expected).view(bits)
     first = np.argwhere(differs)[:1].tolist()
@@ -47,7 +53,7 @@ def assert_same_bits(got: NDArray, expected: NDArray, name: str = "output") -> N
 
 
 def _kind(array: NDArray) -> str:
-    return "float" if array.dtype.kind == "f" else "integer"
+    return {"f": "float", "i": "integer", "u": "integer"}.get(array.dtype.kind, array.dtype.name)
 
 
 def _difference(got: NDArray, expected: NDArray) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cuda", "cpu")
-MODULES = {"needs_clang_format": "clang_format", "needs_cupti": "cupti"}  # by the marker that asks for one
 SKIPS: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 # No deadline: the first example of a kernel compiles it, the others take milliseconds.
@@ -74,8 +73,8 @@ def missing_need(marker: str, config: pytest.Config) -> bool:
         except DynamicLibNotFoundError:
             return True
         return False
-    if marker in MODULES:
-        return importlib.util.find_spec(MODULES[marker]) is None
+    if marker == "needs_cupti":
+        return importlib.util.find_spec("cupti") is None
     if marker == "needs_mount":
         return not can_mount()
     raise AssertionError(f"no rule for marker {marker}")

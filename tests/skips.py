@@ -14,7 +14,6 @@ REASONS = {
     "needs_nvrtc": "needs NVRTC: pip install nvidia-cuda-nvrtc",
     "needs_cupti": 'needs CUPTI: pip install -e ".[trace]"',
     "needs_mount": "needs the right to mount a tmpfs in a namespace of its own",
-    "needs_clang_format": 'needs clang-format: pip install -e ".[dev]"',
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,59 @@ def test_one_wrong_element_fails_and_is_named(wrong: float) -> None:
         assert_close(got, EXPECTED, 0.01, "out")
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("position", range(12))
+def test_no_position_is_overlooked(position: int, wrong: float) -> None:
+    got = right()
+    got.flat[position] = wrong
+    place = re.escape(str([position // 4, position % 4]))
+    with pytest.raises(AssertionError, match=f"1 of 12 elements are off, the worst at index {place}"):
+        assert_close(got, EXPECTED, 0.01)
+    with pytest.raises(AssertionError, match=f"1 of 12 elements differ in their bits, the first at index {place}"):
+        assert_same_bits(got, right())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_infinity_is_far_from_the_largest_number(sign: int) -> None:
+    largest = np.full(2, sign * np.finfo(np.float32).max, np.float64)
+    with pytest.raises(AssertionError, match="2 of 2 elements are off"):
+        assert_close(np.full(2, sign * np.inf, np.float32), largest, 1e300)
+
+
+def test_no_bound_makes_an_infinity_right() -> None:
+    infinite = np.full(2, np.inf)
+    for expected in (infinite, -infinite):
+        with pytest.raises(AssertionError, match="the reference itself"):
+            assert_close(infinite, expected, 1.0)
+    with pytest.raises(AssertionError, match="the bound itself"):
+        assert_close(infinite, np.zeros(2), infinite)
+
+
+def test_a_nan_is_not_right_where_a_nan_was_expected() -> None:
+    nan = np.full(2, np.nan)
+    with pytest.raises(AssertionError, match="the reference itself"):
+        assert_close(nan, nan, 1.0)
+
+
+def test_subnormals_are_not_taken_for_zero() -> None:
+    steps = np.arange(4, dtype=np.uint32).view(np.float32)  # 0 and the three smallest numbers
+    exact = steps.astype(np.float64)
+    assert_close(steps, exact, 0.0)
+    with pytest.raises(AssertionError, match="3 of 4 elements are off"):
+        assert_close(np.zeros(4, np.float32), exact, 0.0)
+    assert_close(np.roll(steps, 1)[1:], exact[1:], 2.0**-149)
+    with pytest.raises(AssertionError, match="3 of 3 elements are off"):
+        assert_close(np.roll(steps, 1)[1:], exact[1:], 2.0**-150)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4)])
+def test_nothing_is_no_right_answer(shape: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError, match="nothing to compare"):
+        assert_close(np.zeros(shape, np.float32), np.zeros(shape), 0.0)
+    with pytest.raises(AssertionError, match="nothing to compare"):
+        assert_same_bits(np.zeros(shape), np.zeros(shape))
+
+
 def test_a_nan_is_the_worst_of_several() -> None:
     got = right()
     got[0, 0], got[2, 3] = 1e30, np.nan
@@ -64,12 +119,31 @@ def test_integers_are_no_floats() -> None:
         assert_close(float32_to_bf16(right()), EXPECTED, 1e9)  # bits instead of values
     with pytest.raises(AssertionError, match="dtype float32"):
         assert_close(np.arange(3, dtype=np.float32), np.arange(3), 0)
+    for other in (np.arange(3, dtype=np.complex64), np.zeros(3, bool)):
+        with pytest.raises(AssertionError, match=f"dtype {other.dtype}"):
+            assert_close(other, np.arange(3), 10)
 
 
-@pytest.mark.parametrize("bound", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("bound", [-1.0, np.nan, np.inf, -(2.0**-1074)])
 def test_a_bound_that_says_nothing_is_refused(bound: float) -> None:
     with pytest.raises(AssertionError, match="the bound itself"):
         assert_close(right(), EXPECTED, bound)
+    one_of_many = np.ones((3, 4))
+    one_of_many[2, 1] = bound
+    with pytest.raises(AssertionError, match="the bound itself"):
+        assert_close(right(), EXPECTED, one_of_many)
+
+
+def test_each_element_has_its_own_bound() -> None:
+    bound = np.zeros((3, 4))
+    bound[0] = 1.0
+    got = right()
+    got[0] += 0.5
+    assert_close(got, right().astype(np.float64), bound)
+    with pytest.raises(AssertionError, match="4 of 12 elements"):
+        assert_close(got, right().astype(np.float64), bound[::-1])
+    with pytest.raises(ValueError, match="dimensions"):
+        assert_close(got, EXPECTED, np.ones((2, 3, 4)))
 
 
 def test_a_reference_that_is_not_finite_is_refused() -> None:

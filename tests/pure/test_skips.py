@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import missing_need
+from tests.skips import REASONS
+
 
 def run_pytest(tmp_path: Path, repository: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `source` as a test file of its own, with tests/conftest.py loaded as a plugin."""
@@ -59,6 +62,66 @@ def test_mark(): pass
     assert "1 passed, 4 skipped" in result.stdout
     for reason in ("by module", "by import", "by call", "by mark"):
         assert f"FAILED: 1 skipped for a reason not in tests/skips.py: {reason}" in result.stdout
+
+
+def test_no_way_to_skip_goes_uncounted(tmp_path: Path, repository: Path) -> None:
+    source = """
+import unittest
+import pytest
+
+@pytest.fixture
+def absent(): pytest.skip("by fixture")
+
+def test_fixture(absent): pass
+
+@pytest.mark.skipif(True, reason="by condition")
+def test_condition(): pass
+
+@pytest.mark.skip(reason="by class")
+class TestClass:
+    def test_method(self): pass
+
+class TestCase(unittest.TestCase):
+    def test_raise(self): raise unittest.SkipTest("by unittest")
+
+def test_memory(): pytest.skip("out of memory")
+"""
+    result = run_pytest(tmp_path, repository, source)
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout
+    for reason in ("by fixture", "by condition", "by class", "by unittest", "out of memory"):
+        assert f"FAILED: 1 skipped for a reason not in tests/skips.py: {reason}" in result.stdout
+
+
+def test_known_and_unknown_skips_are_told_apart(tmp_path: Path, repository: Path) -> None:
+    source = """
+import pytest
+
+@pytest.mark.needs_gpu
+def test_on_gpu(): raise AssertionError("runs on a GPU only")
+
+def test_nearly(): pytest.skip("needs an NVIDIA GPU, or so")
+"""
+    result = run_pytest(tmp_path, repository, source)
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout
+    assert "skipped 1: needs an NVIDIA GPU\n" in result.stdout
+    assert "not in tests/skips.py: needs an NVIDIA GPU, or so" in result.stdout
+
+
+def test_a_misspelt_marker_is_an_error(tmp_path: Path, repository: Path) -> None:
+    source = "import pytest\n\n@pytest.mark.need_gpu\ndef test_x(): pass\n"
+    result = run_pytest(tmp_path, repository, source, "--strict-markers")
+    assert result.returncode != 0
+    assert "'need_gpu' not found in `markers`" in result.stdout
+
+
+@pytest.mark.parametrize("marker", REASONS)
+def test_every_marker_has_a_rule(marker: str, pytestconfig: pytest.Config) -> None:
+    assert missing_need(marker, pytestconfig) in (True, False)
+
+
+def test_a_marker_without_a_rule_is_an_error(pytestconfig: pytest.Config) -> None:
+    with pytest.raises(AssertionError, match="no rule for marker needs_luck"):
+        missing_need("needs_luck", pytestconfig)
 
 
 def test_expected_failure_is_no_skip(tmp_path: Path, repository: Path) -> None:
