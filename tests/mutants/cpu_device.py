@@ -100,6 +100,14 @@ _GEMM = [
     Mutant(
         "gemm-ignores-beta",
         "bindings/cpu/gemm.cpp",
+        "alpha * sums[i] + beta * to_float(out[i])",
+        "alpha * sums[i]",
+        "the old output is not added",
+        f"{_DRIVER}gemm.py::test_any_product",
+    ),
+    Mutant(
+        "gemm-reads-what-beta-0-clears",
+        "bindings/cpu/gemm.cpp",
         "if (beta == 0) {",
         "if (beta != beta) {",
         "with beta 0 the old output is read, NaN and all",

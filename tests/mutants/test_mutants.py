@@ -60,6 +60,7 @@ class Runs:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        shutil.rmtree(self._cache)
 
     def _run(self, name: str, mutant: Mutant | None, tests: list[str]) -> Outcome:
         copy = self._folder / name
