@@ -37,12 +37,12 @@ def number(got: NDArray, expected: NDArray, _: Inputs) -> NDArray[np.bool_]:
     return (got == expected) | (np.isnan(got) & np.isnan(expected))
 
 
-def rounded_bf16(got: NDArray, expected: NDArray, inputs: Inputs) -> NDArray[np.bool_]:
+def rounded_bf16(got: NDArray, expected: NDArray, _: Inputs) -> NDArray[np.bool_]:
     """As `rounded`, for one bf16 in 16 bits or two in 32."""
-    return _halves(got, expected, lambda words: bf16_to_float32(words))
+    return _halves(got, expected, bf16_to_float32)
 
 
-def rounded_f16(got: NDArray, expected: NDArray, inputs: Inputs) -> NDArray[np.bool_]:
+def rounded_f16(got: NDArray, expected: NDArray, _: Inputs) -> NDArray[np.bool_]:
     """As `rounded`, for one f16 in 16 bits or two in 32."""
     return _halves(got, expected, lambda words: words.view(np.float16))
 
@@ -61,7 +61,8 @@ def _doubles(array: NDArray) -> Doubles:
 def _numbers(array: NDArray) -> Doubles:
     """Carriers as numbers, an infinity as the power of two where numbers end: one ulp above the largest."""
     values = _doubles(bf16_to_float32(array) if array.dtype == np.uint16 else array)
-    return np.clip(values, -(2.0**16), 2.0**16) if array.dtype == np.float16 else np.clip(values, -(2.0**128), 2.0**128)
+    end = 2.0**16 if array.dtype == np.float16 else 2.0**128
+    return np.clip(values, -end, end)
 
 
 def _ulp(values: Doubles, dtype: np.dtype) -> Doubles:
