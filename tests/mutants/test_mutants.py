@@ -26,7 +26,7 @@ from tests.mutants.verdict import NOTICED
 from tests.source_tree import REPOSITORY
 
 MUTANTS = [*kernels.MUTANTS, *ladders.MUTANTS, *cpu_device.MUTANTS, *bindings.MUTANTS, *engine.MUTANTS]
-TIMEOUT = 120  # seconds; what hangs has not failed
+TIMEOUT = 240  # seconds; what hangs has not failed
 WORKERS = os.cpu_count() or 1
 
 
