@@ -2,7 +2,6 @@
 
 A call first asks what CUDA asks: is the driver initialised, is a context current on this thread, has an earlier fault
 killed it. The device does one thing at a time: a lock around every call makes that hold for several Python threads.
-Work is done before the call that gives it returns, so a fault shows at the launch, as with CUDA_LAUNCH_BLOCKING=1.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ FAULT_STATUS = {
 
 
 class Failure(Exception):
-    """Ends a driver call with a status; never seen outside this package."""
+    """Ends a driver call with a status; never seen outside this package. `why` is for `last_refusal`."""
 
-    def __init__(self, status: CUresult) -> None:
+    def __init__(self, status: CUresult, why: str = "") -> None:
         super().__init__(status.name)
-        self.status = status
+        self.status, self.why = status, why
 
 
 @dataclass
@@ -52,6 +51,7 @@ class DeviceState:
     retained: int = 0
     sticky: CUresult = SUCCESS
     report: Report | None = None
+    refusal: str = ""
     epoch: int = 0
 
 
@@ -109,6 +109,7 @@ def entry_point(values: int = 0, needs: Callable[[], None] = require_context) ->
                     needs()
                     answer = function(*arguments, **named)
                 except Failure as failure:
+                    state.refusal = failure.why
                     return (failure.status, *[None] * values)
             if values == 0:
                 return (SUCCESS,)
@@ -132,6 +133,11 @@ def fault(report: Report, where: str = "") -> Failure:
 def last_report() -> Report | None:
     """Why the last failed launch, copy or product failed; None if none has. Not in CUDA."""
     return state.report
+
+
+def last_refusal() -> str:
+    """Why the last call that failed was refused, where the status alone says too little; else "". Not in CUDA."""
+    return state.refusal
 
 
 def reset_sticky() -> None:

@@ -2,7 +2,7 @@
 
 Names, arguments, `(status, *values)` answers, enums and handle types are those of cuda.bindings. What happens is CUDA's
 too, at its strictest: what CUDA leaves undefined or finds out late is refused at once. Not in CUDA are `set_schedule`,
-`set_fences`, `last_report`, `reset_sticky`, `find_allocation` and `live_allocations`.
+`set_streams`, `set_fences`, `last_report`, `last_refusal`, `reset_sticky`, `find_allocation` and `live_allocations`.
 
 This file has what belongs to no room: initialisation, the primary context, error texts, and the list of all others.
 """
@@ -28,11 +28,21 @@ from bindings.cpu.context import (
     SUCCESS,
     Failure,
     entry_point,
+    last_refusal,
     last_report,
     require_driver,
     require_nothing,
     reset_sticky,
     state,
+)
+from bindings.cpu.events import (
+    cuEventCreate,
+    cuEventDestroy,
+    cuEventElapsedTime,
+    cuEventQuery,
+    cuEventRecord,
+    cuEventSynchronize,
+    cuStreamWaitEvent,
 )
 from bindings.cpu.executor import set_schedule, thread_count
 from bindings.cpu.fences import set_fences
@@ -57,20 +67,15 @@ from bindings.cpu.modules import (
     cuModuleLoadData,
     cuModuleUnload,
 )
+from bindings.cpu.pending import set_streams, set_streams_from_environment
 from bindings.cpu.streams import (
     cuCtxSynchronize,
-    cuEventCreate,
-    cuEventDestroy,
-    cuEventElapsedTime,
-    cuEventQuery,
-    cuEventRecord,
-    cuEventSynchronize,
     cuStreamCreate,
     cuStreamDestroy,
     cuStreamIsCapturing,
     cuStreamQuery,
     cuStreamSynchronize,
-    cuStreamWaitEvent,
+    wait_for_all,
 )
 from bindings.cpu.transfers import (
     cuMemAlloc,
@@ -139,11 +144,13 @@ __all__ = [
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
     "find_allocation",
+    "last_refusal",
     "last_report",
     "live_allocations",
     "reset_sticky",
     "set_fences",
     "set_schedule",
+    "set_streams",
 ]
 
 DRIVER_VERSION = 13000  # 1000 * major + 10 * minor: the CUDA whose manual this follows
@@ -160,6 +167,7 @@ ERROR_TEXTS = {
     "CUDA_ERROR_CONTEXT_IS_DESTROYED": "the current context was destroyed",
     "CUDA_ERROR_INVALID_HANDLE": "the handle names nothing that lives",
     "CUDA_ERROR_ILLEGAL_STATE": "the object is not in a state that allows this",
+    "CUDA_ERROR_NOT_READY": "the work is not done yet",
     "CUDA_ERROR_NOT_FOUND": "the name is not there",
     "CUDA_ERROR_NOT_SUPPORTED": "this is not offered here",
     "CUDA_ERROR_ILLEGAL_ADDRESS": "a kernel touched memory that is not its own",
@@ -204,6 +212,7 @@ def cuInit(Flags: int) -> None:
         schedule = schedule_from_environment()
         if schedule is not None:
             set_schedule(*schedule)
+        set_streams_from_environment()
         state.initialised = True
 
 
@@ -249,6 +258,14 @@ def cuDevicePrimaryCtxRelease(dev: Any) -> None:
         raise Failure(CUresult.CUDA_ERROR_INVALID_CONTEXT)
     state.retained -= 1
     if not state.retained:
+        _end_context()
+
+
+def _end_context() -> None:
+    try:
+        if state.sticky is SUCCESS:
+            wait_for_all()
+    finally:
         for forget in context.on_context_end:
             forget()
         state.sticky = SUCCESS

@@ -27,21 +27,23 @@ class Report:
     """Why a launch failed. `str(report)` is one line.
 
     `kind` is a short phrase ("illegal address", "divergent barrier", …); `thread` is None when no single one is to
-    blame; `address` is that of a faulting access; `location` is `file:line`, None where it is not known.
+    blame, `block` when it was no kernel; `address` is that of a faulting access; `location` is `file:line`, None where
+    it is not known.
     """
 
     kind: str
     kernel: str
-    block: tuple[int, int, int]
+    block: tuple[int, int, int] | None
     thread: tuple[int, int, int] | None
     address: int | None
     location: str | None
     text: str
 
     def __str__(self) -> str:
+        block = f", block {self.block}" if self.block is not None else ""
         thread = f", thread {self.thread}" if self.thread is not None else ""
         location = f" at {self.location}" if self.location else ""
-        return f"{self.kind} in {self.kernel}{location}, block {self.block}{thread}: {self.text}"
+        return f"{self.kind} in {self.kernel}{location}{block}{thread}: {self.text}"
 
 
 class _CReport(ctypes.Structure):

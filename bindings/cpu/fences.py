@@ -37,7 +37,7 @@ def set_fences_from_environment() -> None:
 def _fail(address: int | None, culprit: str) -> None:
     if address is not None:
         text = f"a write to {address:#x}, outside of every allocation"
-        report = Report("illegal address", culprit, (0, 0, 0), None, address, None, text)
+        report = Report("illegal address", culprit, None, None, address, None, text)
         raise context.fault(report, str(heap.find(address)))
 
 

@@ -6,11 +6,13 @@ import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from bindings.cpu import host_compiler
 from bindings.cpu.context import fault
 from bindings.cpu.executor import Report, thread_count
 from bindings.cpu.memory import heap
+from bindings.cpu.operations import Operation, Span
 
 HERE = Path(__file__).resolve().parent
 SOURCES = [HERE / "gemm.cpp"]
@@ -44,12 +46,32 @@ def library() -> ctypes.CDLL:
     return built
 
 
-def _extent(rows: int, columns: int, leading: int, stride: int, batch: int, item_size: int) -> int:
-    """Bytes from the first to the last element of a batch of column-major matrices."""
-    return ((batch - 1) * stride + (columns - 1) * leading + rows) * item_size
+class Operand(NamedTuple):
+    """A batch of column-major matrices; sizes and strides count elements."""
+
+    name: str
+    address: int
+    rows: int
+    columns: int
+    leading: int
+    stride: int
+    batch: int
+    item_size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first to the last element."""
+        elements = (self.batch - 1) * self.stride + (self.columns - 1) * self.leading + self.rows
+        return elements * self.item_size
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements lie one after the other, with nothing else between columns or matrices."""
+        without_gaps = self.columns == 1 or self.leading == self.rows
+        return without_gaps and (self.batch == 1 or self.stride == self.rows * self.columns)
 
 
-class Gemm:
+class Gemm(Operation):
     """One product, or a batch of them, on operands that stay where they are."""
 
     name = "gemm"
@@ -58,30 +80,33 @@ class Gemm:
         self._call = call
         self._function = library().cutaway_gemm
         self._address = ctypes.addressof(call)
-        self._ranges = self._operand_ranges(call)
+        self._operands = self._operands_of(call)
 
     @staticmethod
-    def _operand_ranges(call: GemmCall) -> list[tuple[str, int, int]]:
-        """(operand, address, bytes) of all that is read or written."""
+    def _operands_of(call: GemmCall) -> list[Operand]:
+        """All that is written, C, and read."""
         in_size, out_size = ITEM_SIZE[call.input_type], ITEM_SIZE[call.output_type]
         shape_a = (call.k, call.m) if call.transpose_a else (call.m, call.k)
         shape_b = (call.n, call.k) if call.transpose_b else (call.k, call.n)
-        ranges = [("C", call.c or 0, _extent(call.m, call.n, call.ldc, call.stride_c, call.batch, out_size))]
+        operands = [Operand("C", call.c or 0, call.m, call.n, call.ldc, call.stride_c, call.batch, out_size)]
         if call.k:  # else there is nothing to read
-            ranges.append(("A", call.a or 0, _extent(*shape_a, call.lda, call.stride_a, call.batch, in_size)))
-            ranges.append(("B", call.b or 0, _extent(*shape_b, call.ldb, call.stride_b, call.batch, in_size)))
-        return ranges
+            operands.append(Operand("A", call.a or 0, *shape_a, call.lda, call.stride_a, call.batch, in_size))
+            operands.append(Operand("B", call.b or 0, *shape_b, call.ldb, call.stride_b, call.batch, in_size))
+        return operands
+
+    def spans(self) -> list[Span]:
+        """The dense operands: in the gaps of the others something else may lie."""
+        dense = [operand for operand in self._operands if operand.is_dense]
+        return [Span(operand.address, operand.nbytes, operand.name == "C") for operand in dense]
 
     def check(self) -> None:
         """A product with an operand outside of one allocation faults, as a kernel that reads it would."""
-        for operand, address, nbytes in self._ranges:
+        for operand in self._operands:
+            address, nbytes = operand.address, operand.nbytes
             if not heap.holds(address, nbytes):
-                text = f"operand {operand} is {nbytes} bytes at {address:#x}, not all of them in one allocation"
-                report = Report("illegal address", self.name, (0, 0, 0), None, address, None, text)
+                text = f"operand {operand.name} is {nbytes} bytes at {address:#x}, not all of them in one allocation"
+                report = Report("illegal address", self.name, None, None, address, None, text)
                 raise fault(report, str(heap.find(address) or ""))
-
-    def keep(self) -> None:
-        """The call's struct is this operation's own."""
 
     def run(self) -> None:
         self._function(self._address)

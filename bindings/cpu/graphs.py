@@ -1,13 +1,14 @@
 """Graphs: a capture turned into a list of operations, and its replay.
 
 A graph's nodes are kept in the order in which they were captured. That is an order which all their dependencies allow,
-so a replay runs them one after the other. Arguments were copied at the capture; the memory that copies and products
-touch, and the code of kernels, are checked again at a launch if anything was freed or unloaded since the last one.
+so an eager stream runs them one after the other; a lazy one lines them up by their dependencies. Arguments were copied
+at the capture; the memory that copies and products touch, and the code of kernels, are checked again at a launch if
+anything was freed or unloaded since the last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from cuda.bindings.driver import CUgraph, CUgraphExec, CUgraphNode, CUresult, CU
 
 from bindings.cpu import fences
 from bindings.cpu.context import INVALID_VALUE, NOT_SUPPORTED, Failure, Table, entry_point, state
-from bindings.cpu.streams import UNSUPPORTED, Capture, Operation, find_stream, submit
+from bindings.cpu.operations import Nodes, Operation, Span
+from bindings.cpu.streams import UNSUPPORTED, Capture, find_stream, submit
 
 # Flags that change nothing here: there are no allocation nodes and no priorities. A device can't launch graphs here.
 ACCEPTED_FLAGS = 1 | 2 | 8  # AUTO_FREE_ON_LAUNCH, UPLOAD, USE_NODE_PRIORITY
@@ -30,14 +32,16 @@ class Graph:
     node_handles: list[CUgraphNode] = field(default_factory=list)
 
 
-class Executable:
+class Executable(Operation):
     """A graph made ready to launch; as an operation it is one node of an outer graph."""
 
     name = "graph"
 
-    def __init__(self, operations: list[Operation]) -> None:
-        self._operations = list(operations)
-        self._runs: list[Callable[[], None]] = [operation.run for operation in operations]
+    def __init__(self, graph: Graph) -> None:
+        self._operations = list(graph.operations)
+        self._dependencies = list(graph.dependencies)
+        self._runs: list[Callable[[], None]] = [operation.run for operation in graph.operations]
+        self._spans = [span for operation in graph.operations for span in operation.spans()]
         self._checked_epoch = -1
 
     def check(self) -> None:
@@ -46,8 +50,11 @@ class Executable:
                 operation.check()
             self._checked_epoch = state.epoch
 
-    def keep(self) -> None:
-        """Every operation kept its arguments when it was captured."""
+    def spans(self) -> Sequence[Span]:
+        return self._spans
+
+    def nodes(self) -> Nodes:
+        return list(zip(self._operations, self._dependencies, strict=True))
 
     def run(self) -> None:
         if fences.after_every_operation():
@@ -102,7 +109,7 @@ def cuGraphInstantiate(hGraph: Any, flags: int) -> CUgraphExec:
     graph = graphs.get(hGraph)
     if int(flags) & ~ACCEPTED_FLAGS:
         raise Failure(NOT_SUPPORTED)
-    return executables.add(Executable(graph.operations))
+    return executables.add(Executable(graph))
 
 
 @entry_point()

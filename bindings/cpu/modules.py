@@ -34,7 +34,8 @@ from bindings.cpu.context import (
 )
 from bindings.cpu.executor import KernelInfo, Report
 from bindings.cpu.memory import heap
-from bindings.cpu.streams import require_safe, submit
+from bindings.cpu.operations import Operation
+from bindings.cpu.streams import require_safe, submit, wait_for_all
 from bindings.errors import CompileError, CutawayError
 
 Dim3 = tuple[int, int, int]
@@ -65,7 +66,7 @@ class LoadedModule:
 
 
 @dataclass(eq=False)
-class KernelLaunch:
+class KernelLaunch(Operation):
     """One launch. `parameters` is the address of a `void*[]`, the caller's until `keep` copies what it points to."""
 
     function: Function
@@ -142,8 +143,9 @@ def cuModuleLoadData(image: bytes) -> CUmodule:
 
 @entry_point(needs=require_safe)
 def cuModuleUnload(hmod: Any) -> None:
-    """(status,). The handles of its functions die with it."""
+    """(status,). Waits for the device. The handles of its functions die with it."""
     module = modules.remove(hmod)
+    wait_for_all()
     for handle in module.functions.values():
         functions.remove(handle)
     module.unload()

@@ -1,54 +1,38 @@
-"""Streams and events: ordered queues of operations, and points in them.
+"""Streams: what is given to them, in which order, and who waits for it.
 
-An operation is what a call gives to a stream: a kernel, a copy, a fill, a matrix product. `submit` is the only way to
-give one: a capturing stream records it, any other runs it. Streams run what they are given at once, in the order of the
-calls, which is one of the orders that CUDA allows. An operation that outlives its call is asked to `keep` its arguments
-first, so streams that run later, or take turns, need a change in `Stream.enqueue` alone.
+`submit` is the only way to give a stream an operation: a capturing stream records it, an eager one runs it, a lazy one
+lines it up (pending.py) behind what CUDA says must come first. That is the operation before it in its stream, and the
+default stream's rule: the legacy default stream waits for all streams that are not CU_STREAM_NON_BLOCKING, and those
+wait for it. Events are in events.py.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from cuda.bindings.driver import CUevent, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus
+from cuda.bindings.driver import CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus
 
 from bindings.cpu import fences
 from bindings.cpu.context import (
     INVALID_VALUE,
-    NOT_SUPPORTED,
     Failure,
     Table,
     entry_point,
     on_context_end,
     require_context,
 )
+from bindings.cpu.hazards import hazards
+from bindings.cpu.operations import Nodes, Operation
+from bindings.cpu.pending import Clock, Task, pending
+from bindings.trace import call_site
 
 LEGACY, PER_THREAD = 1, 2  # CU_STREAM_LEGACY, CU_STREAM_PER_THREAD; 0 means the first
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
-EVENT_BLOCKING_SYNC, EVENT_DISABLE_TIMING, EVENT_INTERPROCESS = 1, 2, 4
 
 UNSUPPORTED = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-
-
-class Operation(Protocol):
-    """Work for a stream."""
-
-    @property
-    def name(self) -> str:
-        """For reports."""
-
-    def run(self) -> None:
-        """Do it. Raises Failure, and has killed the context, if it faults."""
-
-    def keep(self) -> None:
-        """Copy every argument that the caller may change or free after the call."""
-
-    def check(self) -> None:
-        """Fail the call if memory or code that this needs is gone."""
+NOT_READY = CUresult.CUDA_ERROR_NOT_READY
 
 
 @dataclass
@@ -118,47 +102,33 @@ class Capture:
 
 @dataclass(eq=False)
 class Stream:
-    """A queue. While it captures, `last_nodes` are the nodes that the next one waits for."""
+    """A stream. While it captures, `last_nodes` are the nodes that the next one waits for; `last` is its last task."""
 
     blocking: bool
     is_legacy: bool = False
+    label: str = "the default stream"
     capture: Capture | None = None
     last_nodes: frozenset[int] = frozenset()
-    queue: deque[Operation] = field(default_factory=deque)
+    last: Task | None = None
 
-    def enqueue(self, operation: Operation) -> None:
-        """Put an operation at the end of the queue, and run what is there."""
-        self.queue.append(operation)
-        try:
-            while self.queue:
-                self.queue.popleft().run()
-        except Failure:
-            self.queue.clear()
-            raise
-
-
-@dataclass(eq=False)
-class Event:
-    """A point in a stream: a time (ns), or the nodes of a capture."""
-
-    timing: bool
-    recorded_ns: int | None = None
-    capture: Capture | None = None
-    nodes: frozenset[int] = frozenset()
+    def __str__(self) -> str:
+        return self.label
 
 
 _legacy = Stream(blocking=True, is_legacy=True)
-_per_thread = Stream(blocking=True)
+_per_thread = Stream(blocking=True, label="the per-thread default stream")
 _default_streams = {0: _legacy, LEGACY: _legacy, PER_THREAD: _per_thread}
 streams: Table[Stream] = Table(CUstream)
-events: Table[Event] = Table(CUevent)
+_destroyed: list[Stream] = []  # with work that has not run
 
 
-def _end_captures() -> None:
+def _reset_default_streams() -> None:
     _per_thread.capture, _per_thread.last_nodes = None, frozenset()
+    _per_thread.last = _legacy.last = None
+    _destroyed.clear()
 
 
-on_context_end.append(_end_captures)
+on_context_end.append(_reset_default_streams)
 
 
 def all_streams() -> list[Stream]:
@@ -183,15 +153,88 @@ def find_stream(handle: Any) -> Stream:
     return stream
 
 
-def submit(handle: Any, operation: Operation) -> None:
-    """Give an operation to a stream."""
+def submit(handle: Any, operation: Operation) -> Task | None:
+    """Give an operation to a stream; its task, if it runs later."""
     stream = find_stream(handle)
     operation.check()
     if stream.capture:
         stream.capture.add(stream, operation)
+        return None
+    if pending.lazy:
+        return _line_up(stream, operation)
+    operation.run()
+    fences.after_operation(operation.name)
+    return None
+
+
+def runs_later(handle: Any) -> bool:
+    """Whether what this stream is given now runs after the call, though it is not captured."""
+    return pending.lazy and not find_stream(handle).capture
+
+
+def _line_up(stream: Stream, operation: Operation) -> Task:
+    """Let an operation wait behind what CUDA says must come first."""
+    site, after = call_site(), _before_next(stream)
+    clock = hazards.tick(stream, after)
+    hazards.record(stream, operation, clock, site)
+    nodes = operation.nodes()
+    if nodes is None:
+        operation.keep()
+        stream.last = pending.add(stream, operation, after, site, clock)
     else:
-        stream.enqueue(operation)
-        fences.after_operation(operation.name)
+        ends = _line_up_nodes(stream, nodes, after, site, clock)
+        stream.last = pending.add(stream, None, ends, site, clock)
+    return stream.last
+
+
+def _line_up_nodes(stream: Stream, nodes: Nodes, after: list[Task], site: str, clock: Clock) -> list[Task]:
+    """Each node of a graph behind those that it waits for, the first behind `after`; the tasks at the end of it all."""
+    ends: list[list[Task]] = []
+    for operation, dependencies in nodes:
+        waits = [task for number in dependencies for task in ends[number]] if dependencies else after
+        inner = operation.nodes()
+        if inner is None:
+            ends.append([pending.add(stream, operation, waits, site, clock)])
+        else:
+            ends.append(_line_up_nodes(stream, inner, waits, site, clock))
+    return [task for group in ends for task in group] or after
+
+
+def line_up_wait(stream: Stream, task: Task) -> None:
+    """Let what `stream` is given from now on wait for `task` too."""
+    after = [*_before_next(stream), task]
+    stream.last = pending.add(stream, None, after, "", hazards.tick(stream, after))
+
+
+def _before_next(stream: Stream) -> list[Task]:
+    """The tasks that the next operation of `stream` comes after."""
+    before = [stream, _legacy] if stream.blocking else [stream]
+    if stream.is_legacy:
+        before += [other for other in [*all_streams(), *_destroyed] if other.blocking]
+    return [one.last for one in before if one.last]
+
+
+def wait_for(task: Task | None) -> None:
+    """Run what waits until `task` is done, as the host waits for it. Fails the call if anything faults."""
+    if task:
+        pending.finish(task)
+        hazards.waited(task)
+
+
+def wait_for_all() -> None:
+    """Run everything that waits, as the host waits for the device. Fails the call if anything faults."""
+    pending.finish_all()
+    hazards.waited_for_all()
+    _destroyed.clear()
+
+
+def is_done(task: Task | None) -> bool:
+    """Whether `task` is done, as the host now knows; if it is not, a few tasks run after the question."""
+    if task and not task.done:
+        pending.advance()
+        return False
+    wait_for(task)
+    return True
 
 
 def forbid(forbidden: list[Capture]) -> None:
@@ -213,13 +256,18 @@ def cuStreamCreate(Flags: int) -> Any:
     """(status, stream). CU_STREAM_NON_BLOCKING or 0; only captures tell them apart."""
     if int(Flags) not in (0, NON_BLOCKING):
         raise Failure(INVALID_VALUE)
-    return streams.add(Stream(blocking=int(Flags) != NON_BLOCKING))
+    stream = Stream(blocking=int(Flags) != NON_BLOCKING)
+    handle = streams.add(stream)
+    stream.label = f"stream {int(handle):#x}"
+    return handle
 
 
 @entry_point()
 def cuStreamDestroy(hStream: Any) -> None:
-    """(status,). A capture that the stream takes part in is broken."""
+    """(status,). What it was given still runs. A capture that the stream takes part in is broken."""
     stream = streams.remove(hStream)
+    if stream.last and not stream.last.done:
+        _destroyed.append(stream)
     if stream.capture:
         stream.capture.invalidated = True
         if stream.capture.origin is stream:  # nobody can end it any more
@@ -232,41 +280,26 @@ def cuStreamSynchronize(hStream: Any) -> None:
     stream = find_stream(hStream)
     forbid([stream.capture] if stream.capture else [])
     require_safe()
+    wait_for(stream.last)
     fences.at_synchronisation()
 
 
 @entry_point()
 def cuStreamQuery(hStream: Any) -> None:
-    """(status,): success, as all work is done when it is given."""
+    """(status,): success, or CUDA_ERROR_NOT_READY while something waits; a later question finds more of it done."""
     stream = find_stream(hStream)
     forbid([stream.capture] if stream.capture else [])
     require_safe()
+    if not is_done(stream.last):
+        raise Failure(NOT_READY)
 
 
 @entry_point()
 def cuCtxSynchronize() -> None:
     """(status,). Looks at the fences of all memory."""
     forbid(captures())
+    wait_for_all()
     fences.at_synchronisation()
-
-
-@entry_point()
-def cuStreamWaitEvent(hStream: Any, hEvent: Any, Flags: int) -> None:
-    """(status,). An event of a capture draws the stream into that capture."""
-    stream, event = find_stream(hStream), events.get(hEvent)
-    if int(Flags):
-        raise Failure(NOT_SUPPORTED)  # CU_EVENT_WAIT_EXTERNAL: event nodes in graphs are not offered
-    if event.capture and event.capture.ended:
-        raise Failure(CUresult.CUDA_ERROR_CAPTURED_EVENT)
-    if stream.capture and stream.capture is not event.capture:
-        status = "MERGE" if event.capture else "ISOLATION"
-        stream.capture.invalidated = True
-        raise Failure(getattr(CUresult, f"CUDA_ERROR_STREAM_CAPTURE_{status}"))
-    if event.capture:
-        if stream.is_legacy:
-            raise Failure(CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT)
-        stream.capture = event.capture
-        stream.last_nodes |= event.nodes
 
 
 @entry_point(values=1)
@@ -278,56 +311,3 @@ def cuStreamIsCapturing(hStream: Any) -> CUstreamCaptureStatus:
     if capture.invalidated:
         return CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_INVALIDATED
     return CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
-
-
-@entry_point(values=1)
-def cuEventCreate(Flags: int) -> Any:
-    """(status, event). Events between processes are not offered."""
-    flags = int(Flags)
-    if flags & ~(EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING | EVENT_INTERPROCESS):
-        raise Failure(INVALID_VALUE)
-    if flags & EVENT_INTERPROCESS:
-        raise Failure(NOT_SUPPORTED if flags & EVENT_DISABLE_TIMING else INVALID_VALUE)
-    return events.add(Event(timing=not flags & EVENT_DISABLE_TIMING))
-
-
-@entry_point()
-def cuEventDestroy(hEvent: Any) -> None:
-    """(status,)."""
-    events.remove(hEvent)
-
-
-@entry_point()
-def cuEventRecord(hEvent: Any, hStream: Any) -> None:
-    """(status,). In a capture, the point among its nodes; else now, by the host's clock."""
-    event, stream = events.get(hEvent), find_stream(hStream)
-    event.capture, event.nodes = stream.capture, stream.last_nodes
-    event.recorded_ns = None if stream.capture else time.perf_counter_ns()
-
-
-def _require_real(event: Event) -> None:
-    if event.capture:
-        event.capture.invalidated = not event.capture.ended
-        raise Failure(CUresult.CUDA_ERROR_CAPTURED_EVENT)
-    require_safe()
-
-
-@entry_point()
-def cuEventQuery(hEvent: Any) -> None:
-    """(status,): success, as all work is done when it is given."""
-    _require_real(events.get(hEvent))
-
-
-@entry_point()
-def cuEventSynchronize(hEvent: Any) -> None:
-    """(status,)."""
-    _require_real(events.get(hEvent))
-
-
-@entry_point(values=1)
-def cuEventElapsedTime(hStart: Any, hEnd: Any) -> float:
-    """(status, milliseconds) between two recorded events that keep time."""
-    start, end = events.get(hStart), events.get(hEnd)
-    if not (start.timing and end.timing) or start.recorded_ns is None or end.recorded_ns is None:
-        raise Failure(CUresult.CUDA_ERROR_INVALID_HANDLE)
-    return (end.recorded_ns - start.recorded_ns) / 1e6

@@ -1,5 +1,8 @@
 """Memory entry points: allocate, free, copy, fill.
 
+As in CUDA, freeing waits for the device, and only pinned memory is copied asynchronously: host memory of another kind
+may be reused, and has what was copied to it, when the call returns.
+
 A range is checked against the allocations when a copy is given to a stream (CUDA_ERROR_INVALID_VALUE), and again when a
 graph that recorded it is launched after something was freed.
 """
@@ -7,6 +10,7 @@ graph that recorded it is launched after something was freed.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +20,17 @@ from cuda.bindings.driver import CUdeviceptr
 from bindings.cpu import fences
 from bindings.cpu.context import INVALID_VALUE, Failure, entry_point
 from bindings.cpu.host import memory_limit
+from bindings.cpu.host_buffers import SourceWatch, device_wrote, poison_target
 from bindings.cpu.memory import Kind, heap
-from bindings.cpu.streams import require_safe, submit
+from bindings.cpu.operations import Operation, Span, Watch
+from bindings.cpu.pending import Task
+from bindings.cpu.streams import require_safe, runs_later, submit, wait_for, wait_for_all
 
 HOST_ALLOC_FLAGS = 0b111  # PORTABLE, DEVICEMAP, WRITECOMBINED: all the same here
 
 
 @dataclass
-class Copy:
+class Copy(Operation):
     """`nbytes` from one address to another. A host side that is not the device's pinned memory can't be checked."""
 
     target: int
@@ -32,20 +39,35 @@ class Copy:
     target_is_host: bool = False
     source_is_host: bool = False
     name: str = "copy"
+    _staged: Any = None
 
     def check(self) -> None:
         _require(self.target, self.nbytes, self.target_is_host)
         _require(self.source, self.nbytes, self.source_is_host)
 
-    def keep(self) -> None:
-        """CUDA, too, reads host memory when the graph runs."""
+    def spans(self) -> Sequence[Span]:
+        return Span(self.target, self.nbytes, written=True), Span(self.source, self.nbytes, written=False)
+
+    def stage(self) -> None:
+        """Read the source now."""
+        self._staged = (ctypes.c_char * self.nbytes).from_buffer_copy(ctypes.string_at(self.source, self.nbytes))
+        self.source = ctypes.addressof(self._staged)
+
+    def watch(self, site: str) -> Watch | None:
+        """Poison a target, and remember a source, that the host must leave alone."""
+        if self.target_is_host:
+            poison_target(Span(self.target, self.nbytes, written=True))
+        is_watched = self.source_is_host and self._staged is None
+        return SourceWatch(self.source, self.nbytes, site) if is_watched else None
 
     def run(self) -> None:
         ctypes.memmove(self.target, self.source, self.nbytes)
+        if self.target_is_host:
+            device_wrote(Span(self.target, self.nbytes, written=True))
 
 
 @dataclass
-class Fill:
+class Fill(Operation):
     """`count` times one unsigned integer of `itemsize` bytes at an address."""
 
     target: int
@@ -57,8 +79,8 @@ class Fill:
     def check(self) -> None:
         heap.require(self.target, self.count * self.itemsize)
 
-    def keep(self) -> None:
-        """Nothing belongs to the caller."""
+    def spans(self) -> Sequence[Span]:
+        return (Span(self.target, self.count * self.itemsize, written=True),)
 
     def run(self) -> None:
         memory = (ctypes.c_uint8 * (self.count * self.itemsize)).from_address(self.target)
@@ -74,11 +96,10 @@ def _require(address: int, nbytes: int, is_host: bool) -> None:
         heap.require(address, nbytes)
 
 
-def _submit(stream: Any, operation: Copy | Fill, nbytes: int) -> None:
+def _submit(stream: Any, operation: Copy | Fill, nbytes: int) -> Task | None:
     if nbytes < 0:
         raise Failure(INVALID_VALUE)
-    if nbytes:  # CUDA accepts an empty range wherever it points
-        submit(stream, operation)
+    return submit(stream, operation) if nbytes else None  # CUDA accepts an empty range wherever it points
 
 
 @entry_point(values=2)
@@ -118,6 +139,7 @@ def cuMemFreeHost(p: Any) -> None:
 
 def _free(address: int, kind: Kind) -> None:
     if address:
+        wait_for_all()
         found = heap.find(address)
         if found and found.live:
             fences.at_free(found.allocation)
@@ -126,14 +148,20 @@ def _free(address: int, kind: Kind) -> None:
 
 @entry_point()
 def cuMemcpyHtoDAsync(dstDevice: Any, srcHost: Any, ByteCount: int, hStream: Any) -> None:
-    """(status,)."""
-    _submit(hStream, Copy(int(dstDevice), int(srcHost), ByteCount, source_is_host=True), ByteCount)
+    """(status,). Memory that is not pinned is read before this returns."""
+    copy = Copy(int(dstDevice), int(srcHost), ByteCount, source_is_host=True)
+    if ByteCount > 0 and copy.source and runs_later(hStream) and not heap.find(copy.source):
+        copy.stage()
+    _submit(hStream, copy, ByteCount)
 
 
 @entry_point()
 def cuMemcpyDtoHAsync(dstHost: Any, srcDevice: Any, ByteCount: int, hStream: Any) -> None:
-    """(status,)."""
-    _submit(hStream, Copy(int(dstHost), int(srcDevice), ByteCount, target_is_host=True), ByteCount)
+    """(status,). Memory that is not pinned is written before this returns."""
+    copy = Copy(int(dstHost), int(srcDevice), ByteCount, target_is_host=True)
+    task = _submit(hStream, copy, ByteCount)
+    if not heap.find(copy.target):
+        wait_for(task)
 
 
 @entry_point()

@@ -16,6 +16,7 @@ def context() -> Iterator[None]:
     before = ok(driver.cuCtxGetCurrent())
     ok(driver.cuCtxSetCurrent(ok(driver.cuDevicePrimaryCtxRetain(0))))
     yield
+    driver.set_streams("eager")
     driver.reset_sticky()
     driver.set_fences("sync")
     ok(driver.cuDevicePrimaryCtxRelease(0))

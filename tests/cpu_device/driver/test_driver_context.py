@@ -15,7 +15,16 @@ from cuda.bindings.driver import CUdevice_attribute, CUresult
 from bindings.cpu import driver
 from tests.cpu_device.driver.support import ok, status
 
-EXTRAS = {"find_allocation", "last_report", "live_allocations", "reset_sticky", "set_fences", "set_schedule"}
+EXTRAS = {
+    "find_allocation",
+    "last_refusal",
+    "last_report",
+    "live_allocations",
+    "reset_sticky",
+    "set_fences",
+    "set_schedule",
+    "set_streams",
+}
 
 
 def in_new_process(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -62,6 +71,11 @@ print(d.cuMemAlloc(4)[0].name, d.live_allocations())
         ("CUTAWAY_CPU_SCHEDULE", "random"),
         ("CUTAWAY_CPU_SCHEDULE", "greedy:"),
         ("CUTAWAY_CPU_SCHEDULE", "greedy:x"),
+        ("CUTAWAY_CPU_STREAMS", "late"),
+        ("CUTAWAY_CPU_STREAMS", "lazy:"),
+        ("CUTAWAY_CPU_STREAMS", "lazy:-1"),
+        ("CUTAWAY_CPU_STREAMS", f"lazy:{2**64}"),
+        ("CUTAWAY_CPU_STREAMS", "eager:1"),
         ("CUTAWAY_CPU_FENCES", "always"),
         ("CUTAWAY_CPU_MEMORY", "4GB"),
         ("CUTAWAY_CPU_MEMORY", "0"),
@@ -77,7 +91,7 @@ def test_a_bad_variable_is_named_with_its_value(variable: str, value: str) -> No
 
 def test_good_variables_are_taken() -> None:
     code = "d.cuInit(0); print(d.cuDeviceTotalMem(0)[1], d.cuDeviceGetName(64, 0)[1].split(b'\\0')[0].decode())"
-    variables = {"CUTAWAY_CPU_SCHEDULE": "greedy:7", "CUTAWAY_CPU_FENCES": "launch"}
+    variables = {"CUTAWAY_CPU_SCHEDULE": "greedy:7", "CUTAWAY_CPU_FENCES": "launch", "CUTAWAY_CPU_STREAMS": "lazy:7"}
     ended = in_new_process(code, CUTAWAY_CPU_THREADS="3", CUTAWAY_CPU_MEMORY="4096", **variables)
     assert ended.stdout.startswith("4096 CPU device (") and ended.stdout.endswith("3 threads)\n"), ended.stderr
 
