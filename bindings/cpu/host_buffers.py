@@ -29,10 +29,10 @@ def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
 
 
 class SourceWatch:
-    """The `nbytes` at `address` as they were when a copy from there was given to a stream at the Python line `site`."""
+    """The `nbytes` at `address` as they were when a copy from there was given to a stream."""
 
-    def __init__(self, address: int, nbytes: int, site: str) -> None:
-        self._address, self.nbytes, self._site = address, nbytes, site
+    def __init__(self, address: int, nbytes: int) -> None:
+        self._address, self.nbytes = address, nbytes
         self._bytes = _bytes_at(address, nbytes).copy()
         _watched[self] = None
 
@@ -56,7 +56,7 @@ class SourceWatch:
                 f"the host changed {describe(self._address)}, the source of a copy of {self.nbytes} bytes, before the "
                 f"copy ran; the first changed byte is byte {changed[0]}: wait for the copy before you reuse its source"
             )
-            raise fault(Report("host buffer reused", "cuMemcpyHtoDAsync", None, None, address, self._site, text))
+            raise fault(Report("host buffer reused", "cuMemcpyHtoDAsync", None, None, address, None, text))
 
     def drop(self) -> None:
         """Look no longer."""

@@ -54,8 +54,8 @@ class Operation:
         """The memory that it is known to touch, byte for byte. A kernel's is not known: its pointers have no sizes."""
         return ()
 
-    def watch(self, site: str) -> Watch | None:
-        """Begin to look after what the caller, at the Python line `site`, must leave alone until this has run."""
+    def watch(self) -> Watch | None:
+        """Begin to look after what the caller must leave alone until this has run."""
         return None
 
     def nodes(self) -> Nodes | None:

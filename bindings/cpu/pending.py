@@ -46,7 +46,7 @@ class Task:
 
     def __init__(self, lane: object, operation: Operation | None, site: str, clock: Clock) -> None:
         self.lane, self.operation, self.site, self.clock = lane, operation, site, clock
-        self.watch: Watch | None = operation.watch(site) if operation else None
+        self.watch: Watch | None = operation.watch() if operation else None
         self.blockers = 0
         self.followers: list[Task] = []
         self.done = False
@@ -68,7 +68,7 @@ class Pending:
         """Run what is left, and go on in the other mode."""
         with suppress(Failure):  # the next call tells it
             self.finish_all()
-        self.lazy, self._random = lazy, random.Random(seed)
+        self.lazy, self._random, self._last_lane = lazy, random.Random(seed), None
 
     def add(self, lane: object, operation: Operation | None, after: Iterable[Task], site: str, clock: Clock) -> Task:
         """Line up an operation behind the tasks `after`; runs others first if too many wait."""
@@ -127,10 +127,10 @@ class Pending:
     def _run(self, task: Task) -> None:
         if task.operation is None:
             return
-        if task.watch:
-            self._bytes -= task.watch.nbytes
-            task.watch.end()
         try:
+            if task.watch:
+                self._bytes -= task.watch.nbytes
+                task.watch.end()
             task.operation.run()
             fences.after_operation(task.operation.name)
         except Failure:

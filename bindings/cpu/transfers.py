@@ -53,12 +53,12 @@ class Copy(Operation):
         self._staged = (ctypes.c_char * self.nbytes).from_buffer_copy(ctypes.string_at(self.source, self.nbytes))
         self.source = ctypes.addressof(self._staged)
 
-    def watch(self, site: str) -> Watch | None:
+    def watch(self) -> Watch | None:
         """Poison a target, and remember a source, that the host must leave alone."""
         if self.target_is_host:
             poison_target(Span(self.target, self.nbytes, written=True))
         is_watched = self.source_is_host and self._staged is None
-        return SourceWatch(self.source, self.nbytes, site) if is_watched else None
+        return SourceWatch(self.source, self.nbytes) if is_watched else None
 
     def run(self) -> None:
         ctypes.memmove(self.target, self.source, self.nbytes)
