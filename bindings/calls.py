@@ -76,11 +76,12 @@ def _status_text(api: str, status: Any) -> str:
     return text.decode() if isinstance(text, bytes) else str(text or "")
 
 
-def _detail(name: str) -> str:
-    """What is known beyond the status: the CPU device's report, else the launch before a sticky error."""
+def _detail(api: str, name: str) -> str:
+    """What is known beyond the status: the CPU device's words, else the launch before a sticky error."""
+    device = backend.select().driver
     if name not in STICKY and name != "CUBLAS_STATUS_EXECUTION_FAILED":  # cuBLAS's name for a fault in its kernel
-        return ""
-    report = getattr(backend.select().driver, "last_report", lambda: None)()
+        return str(getattr(device, "last_refusal", str)()) if api == "driver" else ""
+    report = getattr(device, "last_report", lambda: None)()
     if report is None:
         return f"the last launch was {last_launch}"
     where = "" if report.address is None else f", at {memory_map.describe(report.address)}"
@@ -90,7 +91,7 @@ def _detail(name: str) -> str:
 def _error(api: str, call: str, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]) -> CudaError:
     spelled = ", ".join(f"{key}={value}" for key, value in spell_arguments(function, arguments).items())
     name = _status_name(api, status)
-    return CudaError(call, name, _status_text(api, status), spelled, _detail(name))
+    return CudaError(call, name, _status_text(api, status), spelled, _detail(api, name))
 
 
 def _checked(api: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,14 +1,15 @@
 """A compiled kernel and its launch.
 
-A launch hands the driver an array of pointers, one to each argument's value. That array and the value slots are made
-once; a launch writes the values in place. The driver copies them before it returns (also while a graph is captured), so
-the slots may be rewritten at once.
+A launch hands the driver an array of pointers, one to each argument's value. That array and the memory for the values
+are made once; a launch packs the values in place. The driver copies them before it returns (also while a graph is
+captured), so they may be overwritten at once.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,6 +19,7 @@ from bindings import calls
 from bindings.calls import driver
 from bindings.dtypes import F32, I32, I64, U32, U64, DType
 from bindings.errors import CudaError, CutawayError
+from bindings.launch_limits import Dim3, LaunchLimits
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
 from bindings.trace import recorder
 
@@ -29,13 +31,14 @@ Defines = Mapping[str, "int | str"]
 # A kernel parameter: its name, and the type of a scalar, or None for a pointer.
 Parameter = tuple[str, "DType | None"]
 
-_CTYPES: dict[DType | None, Any] = {
-    None: ctypes.c_void_p,
-    F32: ctypes.c_float,
-    I32: ctypes.c_int32,
-    I64: ctypes.c_int64,
-    U32: ctypes.c_uint32,
-    U64: ctypes.c_uint64,
+# Of each type: its format for `struct`, and what an argument of it must be.
+_FORMATS: dict[DType | None, tuple[str, str]] = {
+    None: ("P", "an address"),
+    F32: ("f", "a float32"),
+    I32: ("i", "an int32"),
+    I64: ("q", "an int64"),
+    U32: ("I", "a uint32"),
+    U64: ("Q", "a uint64"),
 }
 
 # A kernel that wants more shared memory than this, static and dynamic together, must say so before it is launched.
@@ -59,7 +62,7 @@ class Module:
 
 
 class Kernel:
-    """A function of a module with prepared argument slots.
+    """A function of a module with memory prepared for its arguments.
 
     `parameters` are (name, scalar type or None for a pointer) in the kernel's own order; they are compared with what
     the compiler recorded, because a wrong count or size is a crash inside the driver. Raises CutawayError when they
@@ -68,18 +71,27 @@ class Kernel:
     """
 
     def __init__(self, module: Module, entry: str, parameters: Sequence[Parameter]) -> None:
-        self.module, self.entry, self.names = module, entry, [name for name, _ in parameters]
+        self.module, self.entry, self.parameters = module, entry, list(parameters)
         self.handle = module.function(entry)
-        self.slots = [_CTYPES[dtype]() for _, dtype in parameters]
-        self._check_layout([ctypes.sizeof(slot) for slot in self.slots])
-        self._pointers = (ctypes.c_void_p * len(self.slots))(*(ctypes.addressof(slot) for slot in self.slots))
-        self._pointers_address = ctypes.addressof(self._pointers)
+        formats = [_FORMATS[dtype][0] for _, dtype in parameters]
+        self._check_layout([struct.calcsize(one) for one in formats])
+        self._prepare_arguments(formats)
         self.registers = self._attribute("NUM_REGS")
         self.static_smem = self._attribute("SHARED_SIZE_BYTES")
         self.local_bytes = self._attribute("LOCAL_SIZE_BYTES")
         self.max_threads = self._attribute("MAX_THREADS_PER_BLOCK")
         self._dynamic_smem = DEFAULT_SMEM - self.static_smem
         self._configs: dict[tuple[Any, ...], Any] = {}
+
+    def _prepare_arguments(self, formats: list[str]) -> None:
+        """Memory for the values, one after the other with native alignment, and the array of pointers to them."""
+        self._packed = struct.Struct("".join(formats))
+        self._values = ctypes.create_string_buffer(max(self._packed.size, 1))
+        ends = [struct.calcsize("".join(formats[: i + 1])) for i in range(len(formats))]
+        offsets = [end - struct.calcsize(one) for end, one in zip(ends, formats, strict=True)]
+        start = ctypes.addressof(self._values)
+        self._pointers = (ctypes.c_void_p * len(offsets))(*(start + offset for offset in offsets))
+        self._pointers_address = ctypes.addressof(self._pointers)
 
     def _attribute(self, name: str) -> int:
         from cuda.bindings.driver import CUfunction_attribute
@@ -124,19 +136,50 @@ class Kernel:
 
         `smem` is dynamic shared memory in bytes; `dependent` lets the kernel start before the one before it has ended
         (programmatic dependent launch: the kernel itself must wait before it reads what that one writes).
+        Raises CutawayError for a wrong number or type of arguments and for a geometry beyond the device's limits.
         """
-        for slot, value in zip(self.slots, arguments, strict=True):
-            slot.value = value
+        try:
+            self._packed.pack_into(self._values, 0, *arguments)
+        except (struct.error, OverflowError) as error:
+            raise CutawayError(f"{self.entry} {self._wrong_argument(arguments)}") from error
         if smem > self._dynamic_smem:
             self._allow_dynamic_smem(smem)
         calls.last_launch = self.entry
         if recorder.active:
             recorder.detail = self._detail(arguments)
-        if dependent:
-            config = self._dependent_config(grid, block, smem, stream)
-            driver.cuLaunchKernelEx(config, self.handle, self._pointers_address, 0)
-        else:
-            driver.cuLaunchKernel(self.handle, *grid, *block, smem, stream.handle, self._pointers_address, 0)
+        try:
+            if dependent:
+                config = self._dependent_config(grid, block, smem, stream)
+                driver.cuLaunchKernelEx(config, self.handle, self._pointers_address, 0)
+            else:
+                driver.cuLaunchKernel(self.handle, *grid, *block, smem, stream.handle, self._pointers_address, 0)
+        except (CudaError, OverflowError) as error:  # OverflowError: NVIDIA's binding takes no negative size
+            why = self._limits().broken_by(grid, block)
+            if why:
+                raise CutawayError(f"{self.entry}: {why}") from error
+            raise
+
+    def _wrong_argument(self, arguments: Sequence[int | float]) -> str:
+        """What is wrong with arguments that can't be packed."""
+        if len(arguments) != len(self.parameters):
+            names = ", ".join(name for name, _ in self.parameters)
+            return f"takes {len(self.parameters)} arguments ({names}), not {len(arguments)}"
+        for (name, dtype), value in zip(self.parameters, arguments, strict=True):
+            code, what = _FORMATS[dtype]
+            try:
+                struct.pack(code, value)
+            except (struct.error, OverflowError):
+                return f"takes {what} as {name}, not {value!r}"
+        return f"takes other arguments than {list(arguments)}"
+
+    def _limits(self) -> LaunchLimits:
+        """What a launch may ask for here."""
+
+        def most(what: str) -> Dim3:
+            x, y, z = (self.module.device.attribute(f"MAX_{what}_DIM_{axis}") for axis in "XYZ")
+            return x, y, z
+
+        return LaunchLimits(most("GRID"), most("BLOCK"), self.max_threads)
 
     def _dependent_config(self, grid: tuple[int, ...], block: tuple[int, ...], smem: int, stream: Stream) -> Any:
         """The launch configuration for this geometry, made once: it costs more than the launch itself."""
@@ -146,7 +189,8 @@ class Kernel:
         return self._configs[key]
 
     def _detail(self, arguments: Sequence[int | float]) -> dict[str, Any]:
-        spelled = {name: calls.spell(value) for name, value in zip(self.names, arguments, strict=True)}
+        named = zip(self.parameters, arguments, strict=True)
+        spelled = {name: calls.spell(value) for (name, _), value in named}
         return {"kernel": self.entry, "params": spelled, **recorder.detail}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
 import os
@@ -36,6 +37,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("CUTAWAY_DEVICE", "auto"),
         help="where kernels run; auto: cuda with an NVIDIA driver, else cpu (default: CUTAWAY_DEVICE, auto)",
     )
+    parser.addoption(
+        "--schedule-seeds",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="seeds that the CPU device's tests try for orders of threads and streams; more hunt longer (default: 1)",
+    )
+
+
+def at_least_one(text: str) -> int:
+    """A count from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,6 +115,22 @@ def device(request: pytest.FixtureRequest) -> Device:
     from bindings.device import Device
 
     return Device.open(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def schedule_seeds(request: pytest.FixtureRequest) -> range:
+    """The seeds to hunt with: as many as --schedule-seeds says."""
+    return range(request.config.getoption("--schedule-seeds"))
+
+
+@pytest.fixture
+def any_schedule() -> Iterator[None]:
+    """Gives the CPU device its default order of threads, and its eager streams, back."""
+    from bindings.cpu import driver
+
+    yield
+    driver.set_streams("eager")
+    driver.set_schedule("ascending")
 
 
 @pytest.fixture(scope="session")

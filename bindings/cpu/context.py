@@ -12,11 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from cuda.bindings.driver import CUresult
 
 from bindings.cpu.executor import Report
+from bindings.trace import call_site
 
 SUCCESS = CUresult.CUDA_SUCCESS
 INVALID_VALUE = CUresult.CUDA_ERROR_INVALID_VALUE
@@ -52,6 +53,7 @@ class DeviceState:
     sticky: CUresult = SUCCESS
     report: Report | None = None
     refusal: str = ""
+    reports_leaks: bool = False
     epoch: int = 0
 
 
@@ -160,18 +162,32 @@ _numbers = itertools.count(0x1000, 0x10)  # one sequence for all kinds, so that 
 
 
 class Table(Generic[Thing]):
-    """The living objects of one kind behind their handles (`CUstream`, `CUevent`, …)."""
+    """The living objects of one kind behind their handles (`CUstream`, `CUevent`, …).
 
-    def __init__(self, handle_type: Callable[[int], Any], invalid: CUresult = INVALID_HANDLE) -> None:
-        self._handle_type, self._invalid = handle_type, invalid
+    `what` they are called when they leak; "" for those that end with another object.
+    """
+
+    told: ClassVar[list[Table[Any]]] = []  # all that have a `what`
+
+    def __init__(self, handle_type: Callable[[int], Any], what: str = "", invalid: CUresult = INVALID_HANDLE) -> None:
+        self._handle_type, self.what, self._invalid = handle_type, what, invalid
         self._things: dict[int, Thing] = {}
+        self._sites: dict[int, str] = {}
         on_context_end.append(self._things.clear)
+        if what:
+            Table.told.append(self)
 
     def add(self, thing: Thing) -> Any:
         """A new handle of `thing`."""
         number = next(_numbers)
         self._things[number] = thing
+        if state.reports_leaks:
+            self._sites[number] = call_site()
         return self._handle_type(number)
+
+    def sites(self) -> list[str]:
+        """For each living object the Python line that made it."""
+        return [self._sites.get(number, "an unknown line") for number in self._things]
 
     def get(self, handle: Any) -> Thing:
         """The object behind a handle; fails the call if it was destroyed or is another kind's."""
@@ -184,6 +200,7 @@ class Table(Generic[Thing]):
         """Take the object off the table: its handle is dead."""
         thing = self.get(handle)
         del self._things[int(handle)]
+        self._sites.pop(int(handle), None)
         return thing
 
     def __iter__(self) -> Iterator[Thing]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUcontext, CUresult
 
-from bindings.cpu import attributes, context, executor, fences
+from bindings.cpu import attributes, context, executor, fences, leaks
 from bindings.cpu.attributes import (
     cuDeviceGet,
     cuDeviceGetAttribute,
@@ -213,6 +213,7 @@ def cuInit(Flags: int) -> None:
         if schedule is not None:
             set_schedule(*schedule)
         set_streams_from_environment()
+        leaks.set_leaks_from_environment()
         state.initialised = True
 
 
@@ -256,19 +257,21 @@ def cuDevicePrimaryCtxRelease(dev: Any) -> None:
     attributes.require_device(dev)
     if not state.retained:
         raise Failure(CUresult.CUDA_ERROR_INVALID_CONTEXT)
-    state.retained -= 1
-    if not state.retained:
+    if state.retained == 1:
         _end_context()
+    else:
+        state.retained -= 1
 
 
 def _end_context() -> None:
     try:
         if state.sticky is SUCCESS:
             wait_for_all()
+        leaks.report()
     finally:
         for forget in context.on_context_end:
             forget()
-        state.sticky = SUCCESS
+        state.retained, state.sticky = 0, SUCCESS
 
 
 @entry_point(needs=require_driver)

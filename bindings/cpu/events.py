@@ -39,7 +39,7 @@ class Event:
     nodes: frozenset[int] = frozenset()
 
 
-events: Table[Event] = Table(CUevent)
+events: Table[Event] = Table(CUevent, "event")
 
 
 @entry_point()

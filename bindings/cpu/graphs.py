@@ -66,9 +66,9 @@ class Executable(Operation):
                 run()
 
 
-graphs: Table[Graph] = Table(CUgraph, INVALID_VALUE)
-executables: Table[Executable] = Table(CUgraphExec, INVALID_VALUE)
-nodes: Table[Operation] = Table(CUgraphNode, INVALID_VALUE)
+graphs: Table[Graph] = Table(CUgraph, "graph", INVALID_VALUE)
+executables: Table[Executable] = Table(CUgraphExec, "executable graph", INVALID_VALUE)
+nodes: Table[Operation] = Table(CUgraphNode, invalid=INVALID_VALUE)
 
 
 @entry_point()

@@ -1,7 +1,7 @@
 """Modules, their functions, and launches.
 
 A launch is held to CUDA's limits before it runs. CUDA_ERROR_INVALID_VALUE meets a grid, a block or shared memory beyond
-them, and shared memory above 48 KiB that was not asked for with cuFuncSetAttribute.
+them, and shared memory above 48 KiB that was not asked for with cuFuncSetAttribute; `last_refusal` says which.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from bindings.cpu.memory import heap
 from bindings.cpu.operations import Operation
 from bindings.cpu.streams import require_safe, submit, wait_for_all
 from bindings.errors import CompileError, CutawayError
-
-Dim3 = tuple[int, int, int]
+from bindings.launch_limits import Dim3, LaunchLimits
 
 
 @dataclass(eq=False)
@@ -106,16 +105,19 @@ def _owner(report: Report) -> str:
 
 
 def _pointers(address: int, count: int) -> list[int]:
-    """The pointers of a `void*[count]`; fails the call if one of them is null."""
-    if not count:
-        return []
-    pointers = list((ctypes.c_size_t * count).from_address(address)) if address else [0]
+    """The pointers of a `void*[count]`; those of no array at all are null."""
+    return list((ctypes.c_size_t * count).from_address(address)) if address else [0] * count
+
+
+def _require_arguments(kernel: KernelInfo, address: int) -> None:
+    """Fail the call if an argument is missing: it would be read from address 0."""
+    pointers = _pointers(address, len(kernel.params))
     if 0 in pointers:
-        raise Failure(INVALID_VALUE)
-    return pointers
+        missing = f"the pointer to argument {pointers.index(0)} is null"
+        raise Failure(INVALID_VALUE, f"{kernel.name} takes {len(pointers)} arguments; {missing}")
 
 
-modules: Table[LoadedModule] = Table(CUmodule)
+modules: Table[LoadedModule] = Table(CUmodule, "module")
 functions: Table[Function] = Table(CUfunction)
 
 
@@ -205,14 +207,25 @@ def cuFuncGetParamInfo(func: Any, paramIndex: int) -> tuple[int, int]:
     return layout[paramIndex]
 
 
+def _why_refused(function: Function, grid: Dim3, block: Dim3, shared: int) -> str:
+    """What is beyond its limit in this launch; "" if nothing is."""
+    max_threads = min(function.kernel.max_threads, attributes.MAX_THREADS)
+    limits = LaunchLimits(attributes.MAX_GRID, attributes.MAX_BLOCK, max_threads)
+    if not 0 <= shared <= function.max_dynamic_shared:
+        static, most = function.kernel.static_shared_bytes, attributes.SHARED_PER_BLOCK_OPTIN
+        return (
+            f"{shared} bytes of dynamic shared memory beside {static} static ones; {function.max_dynamic_shared} are "
+            f"allowed, and cuFuncSetAttribute may allow {most - static}"
+        )
+    return limits.broken_by(grid, block)
+
+
 def _launch(function: Function, grid: Dim3, block: Dim3, shared: int, stream: Any, parameters: int, extra: int) -> None:
-    threads = block[0] * block[1] * block[2]
-    fits = all(1 <= size <= limit for size, limit in zip(grid, attributes.MAX_GRID, strict=True))
-    fits = fits and all(1 <= size <= limit for size, limit in zip(block, attributes.MAX_BLOCK, strict=True))
-    fits = fits and threads <= min(function.kernel.max_threads, attributes.MAX_THREADS)
-    if not fits or not 0 <= shared <= function.max_dynamic_shared or extra:
-        raise Failure(INVALID_VALUE)
-    _pointers(parameters, len(function.kernel.params))  # a missing argument would be read from address 0
+    why = "`extra` is not offered: pass the arguments by kernelParams" if extra else ""
+    why = why or _why_refused(function, grid, block, shared)
+    if why:
+        raise Failure(INVALID_VALUE, f"{function.kernel.name}: {why}")
+    _require_arguments(function.kernel, parameters)
     submit(stream, KernelLaunch(function, grid, block, shared, parameters))
 
 

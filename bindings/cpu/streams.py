@@ -118,7 +118,7 @@ class Stream:
 _legacy = Stream(blocking=True, is_legacy=True)
 _per_thread = Stream(blocking=True, label="the per-thread default stream")
 _default_streams = {0: _legacy, LEGACY: _legacy, PER_THREAD: _per_thread}
-streams: Table[Stream] = Table(CUstream)
+streams: Table[Stream] = Table(CUstream, "stream")
 _destroyed: list[Stream] = []  # with work that has not run
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from cuda.bindings.driver import CUdeviceptr
 
-from bindings.cpu import fences
+from bindings.cpu import fences, leaks
 from bindings.cpu.context import INVALID_VALUE, Failure, entry_point
+from bindings.cpu.frees import remember, require_freeable
 from bindings.cpu.host import memory_limit
 from bindings.cpu.host_buffers import SourceWatch, device_wrote, poison_target
 from bindings.cpu.memory import Kind, heap
@@ -109,16 +110,23 @@ def cuMemGetInfo() -> tuple[int, int]:
     return limit.free(heap.device_bytes), limit.total
 
 
+def _allocate(nbytes: int, kind: Kind) -> int:
+    allocation = heap.allocate(nbytes, kind)
+    leaks.allocated(allocation)
+    return allocation.address
+
+
 @entry_point(values=1, needs=require_safe)
 def cuMemAlloc(bytesize: int) -> CUdeviceptr:
     """(status, address)."""
-    return CUdeviceptr(heap.allocate(int(bytesize), "device").address)
+    return CUdeviceptr(_allocate(int(bytesize), "device"))
 
 
 @entry_point(needs=require_safe)
 def cuMemFree(dptr: Any) -> None:
     """(status,). A null pointer is accepted, as in CUDA."""
-    _free(int(dptr), "device")
+    if int(dptr):
+        _free(int(dptr), "device")
 
 
 @entry_point(values=1, needs=require_safe)
@@ -126,7 +134,7 @@ def cuMemHostAlloc(bytesize: int, Flags: int) -> int:
     """(status, address) of pinned host memory: on this device, memory like any other."""
     if int(Flags) & ~HOST_ALLOC_FLAGS:
         raise Failure(INVALID_VALUE)
-    return heap.allocate(int(bytesize), "host").address
+    return _allocate(int(bytesize), "host")
 
 
 @entry_point(needs=require_safe)
@@ -138,12 +146,11 @@ def cuMemFreeHost(p: Any) -> None:
 
 
 def _free(address: int, kind: Kind) -> None:
-    if address:
-        wait_for_all()
-        found = heap.find(address)
-        if found and found.live:
-            fences.at_free(found.allocation)
-        heap.free(address, kind)
+    wait_for_all()
+    allocation = require_freeable(address, kind)
+    fences.at_free(allocation)
+    remember(allocation)
+    heap.free(address, kind)
 
 
 @entry_point()

@@ -37,6 +37,31 @@ def test_a_buffer_has_a_name_while_it_lives(device):
     assert "layers.3.mlp.down" not in memory_map.describe(address)
 
 
+@pytest.mark.cpu_device_only
+def test_a_double_free_names_the_buffer_and_where_it_was_freed(device):
+    buffer = device.alloc(1024, "layers.3.mlp.down")
+    buffer.free()
+    with pytest.raises(CudaError, match=r"mlp\.down was freed before, at tests/device/test_bindings\.py:\d+"):
+        driver.cuMemFree(buffer.address)
+    with pytest.raises(CudaError, match=r"is offset 8 of memory that is gone: layers\.3\.mlp\.down was freed before"):
+        driver.cuMemFree(buffer.address + 8)
+
+
+@pytest.mark.cpu_device_only
+def test_a_free_of_what_was_not_allocated_says_what_lies_there(device):
+    buffer, host = device.alloc(1024, "kv_pages"), device.alloc_host(16, "staging")
+    for address, call, message in (
+        (buffer.address + 256, "cuMemFree", r"only a whole allocation .* not kv_pages\+0x100: kv_pages begins at 0x"),
+        (host.address, "cuMemFree", "staging is host memory: free it with cuMemFreeHost"),
+        (buffer.address, "cuMemFreeHost", "kv_pages is device memory: free it with cuMemFree"),
+        (0x1234, "cuMemFree", "no allocation was ever at 0x1234"),
+    ):
+        with pytest.raises(CudaError, match=message):
+            getattr(driver, call)(address)
+    buffer.free()
+    host.free()
+
+
 def test_a_failed_call_names_call_status_arguments_and_hint(device):
     with pytest.raises(CudaError) as caught:
         driver.cuMemAlloc(1 << 60)
@@ -116,6 +141,51 @@ def test_a_kernel_whose_parameters_differ_from_its_spec_is_refused(device):
     right = ops.EMBEDDING.kernel(device, {})
     with pytest.raises(CutawayError, match=r"embedding: the spec has 2 parameters of \[8, 8\] bytes, .* 4 of"):
         Kernel(right.module, "embedding", [("out", None), ("token_ids", None)])
+
+
+def launch(kernel, stream, grid=(1, 1, 1), block=(32, 1, 1), arguments=(0, 0, 0, 0), **options):
+    kernel.launch(stream, grid, block, arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0, 0), r"embedding takes 4 arguments \(out, token_ids, table, hidden\), not 3"),
+        ((0, 0, 0, 1, 1), "embedding takes 4 arguments .*, not 5"),
+        ((0, 0, 0, 1.5), "embedding takes an int32 as hidden, not 1.5"),
+        ((0, 0, 0, 2**31), "embedding takes an int32 as hidden, not 2147483648"),
+        ((0, "ids", 0, 1), "embedding takes an address as token_ids, not 'ids'"),
+        ((0, 0, None, 1), "embedding takes an address as table, not None"),
+    ],
+)
+def test_wrong_arguments_are_one_line(device, arguments, message):
+    with pytest.raises(CutawayError, match=message):
+        launch(ops.EMBEDDING.kernel(device, {}), device.stream, arguments=arguments)
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [
+        (
+            (0, 1, 1),
+            (32, 1, 1),
+            r"embedding: the grid is \(0, 1, 1\); its sizes must be from \(1, 1, 1\) to \(",
+        ),
+        ((1, 65536, 1), (32, 1, 1), r"embedding: the grid is \(1, 65536, 1\); its .* to \(2147483647, 65535, 65535\)"),
+        ((1, 1, 1), (0, 1, 1), r"embedding: the block is \(0, 1, 1\); its sizes must be"),
+        ((1, 1, 1), (1, 1, 65), r"embedding: the block is \(1, 1, 65\); its .* to \(1024, 1024, 64\)"),
+        ((1, 1, 1), (64, 64, 1), r"embedding: a block of \(64, 64, 1\) has 4096 threads; this kernel may have \d+$"),
+    ],
+)
+def test_a_geometry_beyond_the_limits_is_one_line(device, grid, block, message, dependent):
+    with pytest.raises(CutawayError, match=message):
+        launch(ops.EMBEDDING.kernel(device, {}), device.stream, grid, block, dependent=dependent)
+
+
+def test_too_much_shared_memory_is_one_line(device):
+    with pytest.raises(CutawayError, match=r"embedding needs \d+ bytes of shared memory; a block here may have \d+$"):
+        launch(ops.EMBEDDING.kernel(device, {}), device.stream, smem=1 << 20)
 
 
 def test_a_missing_entry_says_what_was_probably_forgotten(device):

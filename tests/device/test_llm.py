@@ -1,6 +1,7 @@
 """The engine as a whole, on a toy model with random weights: batching, graphs, sampling, limits, and what is left."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -132,6 +133,46 @@ def test_limits_that_cannot_hold_are_refused_and_nothing_is_left(toy, device, op
     assert memory_map.live() == before
 
 
+@pytest.mark.cpu_device_only
+@pytest.mark.usefixtures("any_schedule")
+def test_no_order_of_streams_and_threads_changes_a_token(llm, toy, device, schedule_seeds):
+    """From the copy of the weights on: a wait that is missing anywhere, or a buffer reused too early, would show."""
+    from bindings.cpu import driver
+
+    sampled = SamplingParams(temperature=5.0, max_tokens=6, seed=3, ignore_eos=True)
+    greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    expected = [tokens(llm.generate(PROMPTS, params)) for params in (greedy, sampled)]
+    for seed in schedule_seeds:
+        for order in ("shuffled", "greedy"):
+            driver.set_streams("lazy", seed)
+            driver.set_schedule(order, seed)
+            with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as again:
+                assert [tokens(again.generate(PROMPTS, params)) for params in (greedy, sampled)] == expected
+
+
+LEAK_FREE = """
+import sys
+from engine import LLM, SamplingParams
+from engine.errors import ModelError
+
+with LLM(model=sys.argv[1], device="cpu") as llm:
+    llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=5, ignore_eos=True))
+    llm.score([1, 2, 3])
+try:
+    LLM(model=sys.argv[1], device="cpu", max_num_seqs=0)
+except ModelError:
+    pass
+"""
+
+
+@pytest.mark.cpu_device_only
+def test_a_closed_engine_leaves_nothing_on_the_device(toy, repository):
+    command = [sys.executable, "-c", LEAK_FREE, str(toy)]
+    environment = {**os.environ, "CUTAWAY_CPU_LEAKS": "report"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_closing_frees_everything(toy, device):
     before = memory_map.live()
     LLM(model=str(toy), device=device.kind).close()
@@ -142,7 +183,8 @@ def test_closing_frees_everything(toy, device):
 def test_bench_prints_its_figures(device, repository, what):
     command = [sys.executable, "-m", "tools.bench", what, "--shape", "toy", "--steps", "4", "--tokens", "8"]
     command += ["--device", device.kind, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
+    environment = {**os.environ, "CUTAWAY_CPU_LEAKS": "report"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     figures = json.loads(done.stdout)
     # The door's cost is a difference of two times, tens of nanoseconds each: noise may take it to 0.

@@ -144,6 +144,18 @@ def test_project_sets_the_timeout(pytestconfig: pytest.Config) -> None:
     assert pytestconfig.getini("faulthandler_exit_on_timeout") is True
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_a_hunt_needs_a_seed(count: str, tmp_path: Path, repository: Path) -> None:
+    result = run_pytest(tmp_path, repository, "def test_ok(): pass\n", f"--schedule-seeds={count}")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--schedule-seeds: '{count}': expected a number from 1 on" in result.stderr
+
+
+def test_a_hunt_takes_as_many_seeds_as_asked_for(tmp_path: Path, repository: Path) -> None:
+    source = "def test_seeds(schedule_seeds): assert list(schedule_seeds) == [0, 1, 2]\n"
+    assert run_pytest(tmp_path, repository, source, "--schedule-seeds", "3").returncode == 0
+
+
 def test_wrong_device_is_refused(tmp_path: Path, repository: Path) -> None:
     result = run_pytest(tmp_path, repository, "def test_ok(): pass\n", "--device", "gpu")
     assert result.returncode == pytest.ExitCode.USAGE_ERROR

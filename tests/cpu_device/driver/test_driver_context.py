@@ -77,6 +77,7 @@ print(d.cuMemAlloc(4)[0].name, d.live_allocations())
         ("CUTAWAY_CPU_STREAMS", f"lazy:{2**64}"),
         ("CUTAWAY_CPU_STREAMS", "eager:1"),
         ("CUTAWAY_CPU_FENCES", "always"),
+        ("CUTAWAY_CPU_LEAKS", "yes"),
         ("CUTAWAY_CPU_MEMORY", "4GB"),
         ("CUTAWAY_CPU_MEMORY", "0"),
         ("CUTAWAY_CPU_THREADS", "0"),

@@ -93,6 +93,10 @@ def test_shared_memory_above_48_kib_must_be_asked_for() -> None:
 
     assert use(48 << 10) == "SUCCESS" and download(out, 1, np.int32)[0] == 42
     assert use((48 << 10) + 1) == "ERROR_INVALID_VALUE"
+    assert driver.last_refusal() == (
+        "shared_bytes: 49153 bytes of dynamic shared memory beside 0 static ones; 49152 are allowed, and "
+        "cuFuncSetAttribute may allow 232448"
+    )
     assert status(driver.cuFuncSetAttribute(kernel, MAX_DYNAMIC, (227 << 10) + 1)) == "ERROR_INVALID_VALUE"
     assert status(driver.cuFuncSetAttribute(kernel, MAX_DYNAMIC, -1)) == "ERROR_INVALID_VALUE"
     ok(driver.cuFuncSetAttribute(kernel, MAX_DYNAMIC, 227 << 10))
@@ -122,12 +126,15 @@ def test_static_shared_memory_counts_against_the_limit() -> None:
 )
 def test_a_grid_or_block_beyond_the_limits_is_refused(grid: tuple[int, ...], block: tuple[int, ...]) -> None:
     assert status(launch(function("nothing"), Arguments(), grid, block)) == "ERROR_INVALID_VALUE"
+    told = driver.last_refusal()
+    assert told.startswith("nothing: ") and str(grid if grid != (1, 1, 1) else block) in told and "\n" not in told
 
 
 def test_launch_bounds_are_a_limit() -> None:
     source, out = one_int(), one_int()
     arguments = affine(out, source, 1.0, 0.0, 1)
     assert status(launch(function("affine"), arguments, block=(257, 1, 1))) == "ERROR_INVALID_VALUE"
+    assert driver.last_refusal() == "affine: a block of (257, 1, 1) has 257 threads; this kernel may have 256"
     ok(launch(function("affine"), arguments, block=(256, 1, 1)))
 
 
@@ -137,6 +144,7 @@ def test_arguments_that_are_missing_are_refused() -> None:
     assert status(driver.cuLaunchKernel(kernel, *[1] * 6, 0, 0, arguments.address, 1)) == "ERROR_INVALID_VALUE"
     arguments.array[3] = None
     assert status(launch(kernel, arguments)) == "ERROR_INVALID_VALUE"
+    assert driver.last_refusal() == "affine takes 5 arguments; the pointer to argument 3 is null"
 
 
 def config_of(identifier: CUlaunchAttributeID | None, cluster_width: int = 1) -> CUlaunchConfig:
