@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL:
 
 
 class Operand(NamedTuple):
-    """A batch of column-major matrices; sizes and strides count elements."""
+    """A batch of column-major matrices: `name` is A, B or C; sizes and strides count elements of `item_size` bytes."""
 
     name: str
     address: int
@@ -60,9 +60,8 @@ class Operand(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes from the first to the last element."""
-        elements = (self.batch - 1) * self.stride + (self.columns - 1) * self.leading + self.rows
-        return elements * self.item_size
+        """From the first to the last element."""
+        return ((self.batch - 1) * self.stride + (self.columns - 1) * self.leading + self.rows) * self.item_size
 
     @property
     def is_dense(self) -> bool:
@@ -80,28 +79,32 @@ class Gemm(Operation):
         self._call = call
         self._function = library().cutaway_gemm
         self._address = ctypes.addressof(call)
-        self._operands = self._operands_of(call)
+        self._output = self._find_output(call)
+        self._inputs = self._find_inputs(call) if call.k else []  # else there is nothing to read
 
     @staticmethod
-    def _operands_of(call: GemmCall) -> list[Operand]:
-        """All that is written, C, and read."""
-        in_size, out_size = ITEM_SIZE[call.input_type], ITEM_SIZE[call.output_type]
+    def _find_output(call: GemmCall) -> Operand:
+        size = ITEM_SIZE[call.output_type]
+        return Operand("C", call.c or 0, call.m, call.n, call.ldc, call.stride_c, call.batch, size)
+
+    @staticmethod
+    def _find_inputs(call: GemmCall) -> list[Operand]:
+        size = ITEM_SIZE[call.input_type]
         shape_a = (call.k, call.m) if call.transpose_a else (call.m, call.k)
         shape_b = (call.n, call.k) if call.transpose_b else (call.k, call.n)
-        operands = [Operand("C", call.c or 0, call.m, call.n, call.ldc, call.stride_c, call.batch, out_size)]
-        if call.k:  # else there is nothing to read
-            operands.append(Operand("A", call.a or 0, *shape_a, call.lda, call.stride_a, call.batch, in_size))
-            operands.append(Operand("B", call.b or 0, *shape_b, call.ldb, call.stride_b, call.batch, in_size))
-        return operands
+        return [
+            Operand("A", call.a or 0, *shape_a, call.lda, call.stride_a, call.batch, size),
+            Operand("B", call.b or 0, *shape_b, call.ldb, call.stride_b, call.batch, size),
+        ]
 
     def spans(self) -> list[Span]:
         """The dense operands: in the gaps of the others something else may lie."""
-        dense = [operand for operand in self._operands if operand.is_dense]
-        return [Span(operand.address, operand.nbytes, operand.name == "C") for operand in dense]
+        operands = [(self._output, True), *((operand, False) for operand in self._inputs)]
+        return [Span(operand.address, operand.nbytes, written) for operand, written in operands if operand.is_dense]
 
     def check(self) -> None:
         """A product with an operand outside of one allocation faults, as a kernel that reads it would."""
-        for operand in self._operands:
+        for operand in (self._output, *self._inputs):
             address, nbytes = operand.address, operand.nbytes
             if not heap.holds(address, nbytes):
                 text = f"operand {operand.name} is {nbytes} bytes at {address:#x}, not all of them in one allocation"

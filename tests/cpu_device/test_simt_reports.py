@@ -115,17 +115,30 @@ def test_assert() -> None:
 def test_barrier_that_only_half_a_warp_reaches(order: str) -> None:
     executor.set_schedule(order, 2)
     report = report_of("barrier_in_branch", 32, np.zeros(32, np.int32), grid=3)
-    assert (report.kind, report.thread) == ("divergent barrier", None)
+    assert (report.kind, report.thread) == ("divergent barrier", None)  # no single thread is to blame
+    assert report.block in {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
+    assert report.location == line_of("if (threadIdx.x < 16) __syncthreads")
+    assert str(report).startswith(f"divergent barrier in barrier_in_branch at {report.location}, block (")
     assert f"threads 0-15 wait in __syncthreads at {line_of('if (threadIdx.x < 16) __syncthreads')}" in report.text
     assert "threads 16-31 wait in __shfl_sync" in report.text
+
+
+def two_barriers() -> list[int]:
+    """The lines of the barriers in two_different_barriers."""
+    lines = FILE.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if "two_different_barriers" in line)
+    return [i + 1 for i in range(start, start + 7) if "__syncthreads" in lines[i]]
 
 
 @pytest.mark.parametrize("order", executor.ORDERS)
 def test_barriers_on_different_lines(order: str) -> None:
     executor.set_schedule(order, 2)
     report = report_of("two_different_barriers", 64, np.zeros(64, np.int32))
-    assert report.kind == "divergent barrier"
-    assert "threads 0-31 wait in __syncthreads" in report.text and "threads 32-63" in report.text
+    assert (report.kind, report.block) == ("divergent barrier", (0, 0, 0))
+    places = [f"{FILE}:{line}" for line in two_barriers()]
+    assert report.location in places
+    for threads, place in zip(("0-31", "32-63"), places, strict=True):
+        assert f"threads {threads} wait in __syncthreads at {place}" in report.text
 
 
 HOST_FAULT = """

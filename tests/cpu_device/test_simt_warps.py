@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bindings.cpu import executor
-from tests.cpu_device.simt_support import ALL_ORDERS, kernels_of
+from tests.cpu_device.simt_support import ALL_ORDERS, KERNELS, kernels_of
 
+FILE = KERNELS / "simt_warps.cu"
 WARPS = kernels_of("simt_warps.cu")
 LANES = np.arange(32)
 
@@ -96,23 +97,41 @@ def test_syncwarp_may_be_met_from_two_places(order: str, seed: int) -> None:
     np.testing.assert_array_equal(out, LANES[::-1])
 
 
-def test_reading_a_lane_that_takes_no_part_is_reported() -> None:
-    report = WARPS.launch("absent_source", 32, np.zeros(32, np.int32))
-    assert report is not None
-    assert report.kind == "shuffle from absent lane"
-    assert report.location is not None and "/simt_warps.cu:" in report.location
-    assert "lane 0 reads lane 20" in report.text
+def line_of(text: str) -> str:
+    """`file:line` of the only line of simt_warps.cu that contains `text`."""
+    (line,) = [number for number, content in enumerate(FILE.read_text().splitlines(), 1) if text in content]
+    return f"{FILE}:{line}"
 
 
-def test_a_caller_outside_its_own_mask_is_reported() -> None:
-    report = WARPS.launch("caller_not_in_mask", 32, np.zeros(32, np.int32))
+def report_of(name: str) -> executor.Report:
+    """What one warp of the kernel `name` is reported for."""
+    report = WARPS.launch(name, 32, np.zeros(32, np.int32))
     assert report is not None
-    assert (report.kind, report.thread) == ("lane not in mask", (16, 0, 0))
+    assert (report.kernel, report.block) == (name, (0, 0, 0))
+    return report
+
+
+@pytest.mark.parametrize(("order", "seed"), ALL_ORDERS)
+def test_reading_a_lane_that_takes_no_part_is_reported(order: str, seed: int) -> None:
+    executor.set_schedule(order, seed)
+    report = report_of("absent_source")
+    assert report.kind == "shuffle from absent lane" and report.location == line_of("lane, 20)")
+    assert report.thread is not None and report.thread[0] < 16
+    assert f"lane {report.thread[0]} reads lane 20, which takes no part in the shuffle" in report.text
+
+
+@pytest.mark.parametrize(("order", "seed"), ALL_ORDERS)
+def test_a_caller_outside_its_own_mask_is_reported(order: str, seed: int) -> None:
+    executor.set_schedule(order, seed)
+    report = report_of("caller_not_in_mask")
+    assert report.kind == "lane not in mask" and report.location == line_of("void caller_not_in_mask")
+    assert report.thread is not None and report.thread[0] >= 16
+    assert f"lane {report.thread[0]} calls __ballot_sync with mask 0x0000ffff" in report.text
 
 
 def test_lanes_that_never_meet_are_a_deadlock() -> None:
-    report = WARPS.launch("never_meet", 32, np.zeros(32, np.int32))
-    assert report is not None
-    assert (report.kind, report.thread) == ("deadlock", None)
-    assert "threads 0-15 wait in __shfl_sync (mask 0xffffffff) at /" in report.text
-    assert "threads 16-31 wait in __ballot_sync" in report.text
+    report = report_of("never_meet")
+    places = line_of("__shfl_sync(kFullWarp, lane, 0)"), line_of("__ballot_sync(kFullWarp, 1)")
+    assert (report.kind, report.thread) == ("deadlock", None) and report.location in places
+    assert f"threads 0-15 wait in __shfl_sync (mask 0xffffffff) at {places[0]}" in report.text
+    assert f"threads 16-31 wait in __ballot_sync (mask 0xffffffff) at {places[1]}" in report.text

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from bindings.errors import CudaError
 from bindings.memory import memory_map
 from engine import LLM, SamplingParams
 from engine.errors import ModelError
@@ -148,6 +150,22 @@ def test_no_order_of_streams_and_threads_changes_a_token(llm, toy, device, sched
             driver.set_schedule(order, seed)
             with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as again:
                 assert [tokens(again.generate(PROMPTS, params)) for params in (greedy, sampled)] == expected
+
+
+@pytest.mark.cpu_device_only
+@pytest.mark.usefixtures("any_schedule")
+def test_an_engine_that_reuses_its_staging_buffers_too_early_is_found(toy, device, monkeypatch):
+    """What the test above would find, seen at work: the wait that guards the buffers of engine/weights.py left out."""
+    from bindings.cpu import driver
+
+    monkeypatch.setattr("bindings.device.Event.synchronize", lambda event: None)
+    driver.set_streams("lazy")
+    with pytest.raises(CudaError) as caught:
+        LLM(model=str(toy), device=device.kind)
+    driver.reset_sticky()
+    text = str(caught.value)
+    assert "host buffer reused in cuMemcpyHtoDAsync: the host changed weights.staging." in text
+    assert re.search(r"given to stream 0x[0-9a-f]+ at engine/weights\.py:\d+", text)
 
 
 LEAK_FREE = """
