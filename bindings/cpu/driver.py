@@ -67,7 +67,6 @@ from bindings.cpu.modules import (
     cuModuleLoadData,
     cuModuleUnload,
 )
-from bindings.cpu.pending import set_streams, set_streams_from_environment
 from bindings.cpu.streams import (
     cuCtxSynchronize,
     cuStreamCreate,
@@ -75,6 +74,8 @@ from bindings.cpu.streams import (
     cuStreamIsCapturing,
     cuStreamQuery,
     cuStreamSynchronize,
+    set_streams,
+    set_streams_from_environment,
     wait_for_all,
 )
 from bindings.cpu.transfers import (

@@ -5,7 +5,7 @@ shows at the line that caused it, as with CUDA_LAUNCH_BLOCKING=1. Lazy is CUDA a
 that are right by luck: nothing runs until the host waits for it, and where several streams, or branches of a graph,
 could go on, a seeded choice decides. Any order that streams, events and graphs allow can come out, no other can.
 
-`set_streams("lazy", seed)` or CUTAWAY_CPU_STREAMS=lazy:SEED switches.
+streams.set_streams("lazy", seed) or CUTAWAY_CPU_STREAMS=lazy:SEED switches.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ import os
 import random
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 
 from bindings.cpu import fences
 from bindings.cpu.context import SUCCESS, Failure, lock, on_context_end, state
 from bindings.cpu.operations import Operation, Watch
-from bindings.errors import CutawayError
-
-MODES = ("eager", "lazy")
 
 # What may wait: a program that never synchronises must not fill the host's memory.
 MAX_TASKS = 1024
@@ -65,9 +61,7 @@ class Pending:
         self._bytes = 0
 
     def switch(self, lazy: bool, seed: int) -> None:
-        """Run what is left, and go on in the other mode."""
-        with suppress(Failure):  # the next call tells it
-            self.finish_all()
+        """Go on in this mode, with the choices of this seed. Nothing may be waiting."""
         self.lazy, self._random, self._last_lane = lazy, random.Random(seed), None
 
     def add(self, lane: object, operation: Operation | None, after: Iterable[Task], site: str, clock: Clock) -> Task:
@@ -75,7 +69,7 @@ class Pending:
         while len(self._tasks) >= MAX_TASKS or (self._tasks and self._bytes >= MAX_BYTES):
             self._step()
         task = Task(lane, operation, site, clock)
-        for earlier in {task: None for task in after if not task.done}:
+        for earlier in dict.fromkeys(one for one in after if not one.done):
             earlier.followers.append(task)
             task.blockers += 1
         self._tasks[task] = None
@@ -84,10 +78,10 @@ class Pending:
             self._ready.append(task)
         return task
 
-    def finish(self, task: Task | None) -> None:
+    def finish(self, task: Task) -> None:
         """Run until `task` is done, and whatever the choice falls on before."""
         self._patience = self._random.choice(PATIENCE)
-        while task is not None and not task.done:
+        while not task.done:
             self._step()
 
     def finish_all(self) -> None:
@@ -105,16 +99,20 @@ class Pending:
         task = self._choose()
         self._ready.remove(task)
         del self._tasks[task]
-        self._last_lane = task.lane
+        self._last_lane, task.done = task.lane, True
         try:
             self._run(task)
         except Failure:
             self.clear()
             raise
-        task.done = True
+        finally:  # after an interrupt, too, nobody may wait for this task
+            self._release(task)
+
+    def _release(self, task: Task) -> None:
+        """Let those that waited for `task` alone be chosen."""
         for follower in task.followers:
             follower.blockers -= 1
-            if not follower.blockers:
+            if not follower.blockers and not follower.done:
                 self._ready.append(follower)
         task.followers = []
 
@@ -152,29 +150,6 @@ class Pending:
 pending = Pending()
 on_context_end.append(pending.clear)
 os.register_at_fork(after_in_child=pending.clear)
-
-
-def set_streams(mode: str, seed: int = 0) -> None:
-    """Run what streams are given at once (`eager`), or late and interleaved by `seed` (`lazy`). Not in CUDA.
-
-    Raises CutawayError on another word, and on a seed that is not from 0 to 2^64 - 1.
-    """
-    if mode not in MODES:
-        raise CutawayError(f"streams {mode!r} is not one of {', '.join(MODES)}")
-    if not 0 <= seed < 2**64:
-        raise CutawayError(f"the streams' seed {seed} is not from 0 to 2^64 - 1")
-    with lock:
-        pending.switch(mode == "lazy", seed)
-
-
-def set_streams_from_environment() -> None:
-    """CUTAWAY_CPU_STREAMS as `eager`, `lazy` or `lazy:7`. Raises CutawayError on another word."""
-    text = os.environ.get("CUTAWAY_CPU_STREAMS", "")
-    mode, colon, seed = text.partition(":")
-    if text:
-        if mode not in MODES or (colon and not (mode == "lazy" and seed.isdecimal() and int(seed) < 2**64)):
-            raise CutawayError(f"CUTAWAY_CPU_STREAMS is {text!r}; it must be eager, lazy or lazy:SEED")
-        set_streams(mode, int(seed or 0))
 
 
 @atexit.register

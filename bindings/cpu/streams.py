@@ -8,7 +8,9 @@ wait for it. Events are in events.py.
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +22,17 @@ from bindings.cpu.context import (
     Failure,
     Table,
     entry_point,
+    lock,
     on_context_end,
     require_context,
 )
 from bindings.cpu.hazards import hazards
 from bindings.cpu.operations import Nodes, Operation
 from bindings.cpu.pending import Clock, Task, pending
+from bindings.errors import CutawayError
 from bindings.trace import call_site
 
+MODES = ("eager", "lazy")
 LEGACY, PER_THREAD = 1, 2  # CU_STREAM_LEGACY, CU_STREAM_PER_THREAD; 0 means the first
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
@@ -217,15 +222,21 @@ def _before_next(stream: Stream) -> list[Task]:
 def wait_for(task: Task | None) -> None:
     """Run what waits until `task` is done, as the host waits for it. Fails the call if anything faults."""
     if task:
-        pending.finish(task)
+        try:
+            pending.finish(task)
+        except Failure:
+            hazards.waited_for_all()  # nothing is under way any more
+            raise
         hazards.waited(task)
 
 
 def wait_for_all() -> None:
     """Run everything that waits, as the host waits for the device. Fails the call if anything faults."""
-    pending.finish_all()
-    hazards.waited_for_all()
-    _destroyed.clear()
+    try:
+        pending.finish_all()
+    finally:
+        hazards.waited_for_all()
+        _destroyed.clear()
 
 
 def is_done(task: Task | None) -> bool:
@@ -249,6 +260,31 @@ def require_safe() -> None:
     """The checks of a call that CUDA forbids while a stream captures, unless in relaxed mode."""
     require_context()
     forbid([capture for capture in captures() if capture.forbids_unsafe_calls])
+
+
+def set_streams(mode: str, seed: int = 0) -> None:
+    """Run what streams are given at once (`eager`), or late and interleaved by `seed` (`lazy`). Not in CUDA.
+
+    Raises CutawayError on another word, and on a seed that is not from 0 to 2^64 - 1.
+    """
+    if mode not in MODES:
+        raise CutawayError(f"streams {mode!r} is not one of {', '.join(MODES)}")
+    if not 0 <= seed < 2**64:
+        raise CutawayError(f"the streams' seed {seed} is not from 0 to 2^64 - 1")
+    with lock:
+        with suppress(Failure):  # the next call tells it
+            wait_for_all()
+        pending.switch(mode == "lazy", seed)
+
+
+def set_streams_from_environment() -> None:
+    """CUTAWAY_CPU_STREAMS as `eager`, `lazy` or `lazy:7`. Raises CutawayError on another word."""
+    text = os.environ.get("CUTAWAY_CPU_STREAMS", "")
+    mode, colon, seed = text.partition(":")
+    if text:
+        if mode not in MODES or (colon and not (mode == "lazy" and seed.isdecimal() and int(seed) < 2**64)):
+            raise CutawayError(f"CUTAWAY_CPU_STREAMS is {text!r}; it must be eager, lazy or lazy:SEED")
+        set_streams(mode, int(seed or 0))
 
 
 @entry_point(values=1)

@@ -47,7 +47,9 @@ class Copy(Operation):
         _require(self.source, self.nbytes, self.source_is_host)
 
     def spans(self) -> Sequence[Span]:
-        return Span(self.target, self.nbytes, written=True), Span(self.source, self.nbytes, written=False)
+        target = Span(self.target, self.nbytes, written=True)
+        # What was staged is nobody else's, and its address will be given to others.
+        return (target,) if self._staged else (target, Span(self.source, self.nbytes, written=False))
 
     def stage(self) -> None:
         """Read the source now."""
@@ -167,7 +169,7 @@ def cuMemcpyDtoHAsync(dstHost: Any, srcDevice: Any, ByteCount: int, hStream: Any
     """(status,). Memory that is not pinned is written before this returns."""
     copy = Copy(int(dstHost), int(srcDevice), ByteCount, target_is_host=True)
     task = _submit(hStream, copy, ByteCount)
-    if not heap.find(copy.target):
+    if task and not heap.find(copy.target):
         wait_for(task)
 
 

@@ -1,6 +1,7 @@
 """Device, buffers, streams, events, graphs and kernels: the same cases on the CPU device and on a GPU."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,23 @@ def test_a_buffer_has_a_name_while_it_lives(device):
     buffer.free()
     buffer.free()
     assert "layers.3.mlp.down" not in memory_map.describe(address)
+
+
+@pytest.mark.cpu_device_only
+@pytest.mark.usefixtures("any_schedule")
+def test_an_asynchronous_fault_is_told_where_the_host_waits(device, embedding):
+    from bindings.cpu import driver as cpu_driver
+
+    embedding["token_ids"].upload(np.array([3, 1 << 30, 9]))
+    cpu_driver.set_streams("lazy")
+    ops.EMBEDDING(device.stream, **embedding)
+    with pytest.raises(CudaError) as caught:
+        device.stream.synchronize()
+    cpu_driver.reset_sticky()
+    assert caught.value.call == "cuStreamSynchronize" and caught.value.name == "CUDA_ERROR_ILLEGAL_ADDRESS"
+    where = r"illegal address in embedding at \S+\.cuh?:\d+, block \(1, 0, 0\), thread \(\d+, 0, 0\): .*"
+    assert re.search(where + r"; given to stream 0x[0-9a-f]+ at tests/device/test_bindings\.py:\d+", str(caught.value))
+    embedding["token_ids"].upload(np.array([3, 1, 9]))
 
 
 @pytest.mark.cpu_device_only

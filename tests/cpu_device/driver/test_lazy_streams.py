@@ -286,6 +286,37 @@ def test_a_fault_shows_where_the_host_waits_and_names_the_launch(data: int, step
     ok(driver.cuStreamSynchronize(stream))
 
 
+def test_nothing_hangs_on_a_launch_that_failed(data: int, step: Callable[..., None]) -> None:
+    stream, other, event = new_stream(), new_stream(), ok(driver.cuEventCreate(2))
+    driver.set_streams("lazy")
+    ok(launch(function("check_that"), Arguments(ctypes.c_int(0)), stream=stream))
+    assert status(driver.cuStreamSynchronize(stream)) == "ERROR_ASSERT"
+    driver.reset_sticky()
+    ok(driver.cuEventRecord(event, stream))
+    ok(driver.cuStreamWaitEvent(other, event, 0))
+    step(other, 2.0, 0.0)
+    ok(driver.cuStreamSynchronize(other))
+    ok(driver.cuStreamSynchronize(stream))
+    assert value_at(data) == 2.0
+
+
+def test_an_interrupt_loses_no_work(data: int, step: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = new_stream()
+    driver.set_streams("lazy")
+    for _ in range(3):
+        step(stream, 1.0, 1.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bindings.cpu.fences.after_operation", interrupt)
+        driver.cuStreamSynchronize(stream)
+    ok(driver.cuStreamSynchronize(stream))
+    assert value_at(data) == 4.0
+
+
+def interrupt(name: str) -> None:
+    """As Ctrl-C does when an operation has run."""
+    raise KeyboardInterrupt
+
+
 def test_what_waits_is_bounded(data: int, step: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     stream, host = new_stream(), int(ok(driver.cuMemHostAlloc(1000, 0)))
     target = int(ok(driver.cuMemAlloc(1000)))
