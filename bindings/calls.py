@@ -19,6 +19,9 @@ from bindings.trace import recorder
 # The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
 last_launch = "none"
 
+# Whether a sticky error was raised: the context is dead, and who closes the device need not say so again.
+sticky_was_told = False
+
 _STATUS_TEXT = {
     "driver": "cuGetErrorString",
     "nvrtc": "nvrtcGetErrorString",
@@ -89,8 +92,10 @@ def _detail(api: str, name: str) -> str:
 
 
 def _error(api: str, call: str, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]) -> CudaError:
+    global sticky_was_told
     spelled = ", ".join(f"{key}={value}" for key, value in spell_arguments(function, arguments).items())
     name = _status_name(api, status)
+    sticky_was_told |= name in STICKY
     return CudaError(call, name, _status_text(api, status), spelled, _detail(api, name))
 
 

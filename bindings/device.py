@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bindings import backend
+from bindings import backend, calls
 from bindings.calls import driver
 from bindings.dtypes import DType, encode
 from bindings.errors import CudaError, DeviceError
@@ -143,22 +143,29 @@ class Device:
         self._buffers.pop(buffer.address, None)
 
     def close(self) -> None:
-        """Free every buffer that is left, and release the context."""
+        """Free every buffer that is left, and release the context. Raises CudaError if that shows a new failure."""
         if self._closed:
             return
         self._closed = True
+        was_dead = calls.sticky_was_told
         try:
-            self.synchronize()
-            self.kernels.close()
-            for buffer in list(self._buffers.values()):
-                buffer.free()
-            self.stream.close()
-            driver.cuDevicePrimaryCtxRelease(self.handle)
-        except CudaError:  # after a sticky error nothing can be freed; the context takes it all with it
-            for buffer in self._buffers.values():
+            self._free_all()
+        except CudaError:
+            for buffer in self._buffers.values():  # a dead context frees nothing; its end takes it all
                 memory_map.remove(buffer.address)
             with suppress(CudaError):
                 driver.cuDevicePrimaryCtxRelease(self.handle)
+            if not was_dead:  # else it was told when it happened
+                raise
+        else:
+            driver.cuDevicePrimaryCtxRelease(self.handle)
+
+    def _free_all(self) -> None:
+        self.synchronize()  # an asynchronous failure that nobody waited for shows here
+        self.kernels.close()
+        for buffer in list(self._buffers.values()):
+            buffer.free()
+        self.stream.close()
 
     def __enter__(self) -> Device:
         return self

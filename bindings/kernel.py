@@ -155,6 +155,7 @@ class Kernel:
                 driver.cuLaunchKernel(self.handle, *grid, *block, smem, stream.handle, self._pointers_address, 0)
         except (CudaError, OverflowError) as error:  # OverflowError: NVIDIA's binding takes no negative size
             why = self._limits().broken_by(grid, block)
+            why = why or ("" if smem >= 0 else f"{smem} bytes of dynamic shared memory; it must be 0 or more")
             if why:
                 raise CutawayError(f"{self.entry}: {why}") from error
             raise

@@ -146,8 +146,9 @@ def cuModuleLoadData(image: bytes) -> CUmodule:
 @entry_point(needs=require_safe)
 def cuModuleUnload(hmod: Any) -> None:
     """(status,). Waits for the device. The handles of its functions die with it."""
-    module = modules.remove(hmod)
+    module = modules.get(hmod)
     wait_for_all()
+    modules.remove(hmod)
     for handle in module.functions.values():
         functions.remove(handle)
     module.unload()

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bindings.cpu import fences
-from bindings.cpu.context import SUCCESS, Failure, lock, on_context_end, state
+from bindings.cpu import context, fences
+from bindings.cpu.context import SUCCESS, Failure, on_context_end, state
 from bindings.cpu.operations import Operation, Watch
 
 # What may wait: a program that never synchronises must not fill the host's memory.
@@ -155,7 +155,7 @@ os.register_at_fork(after_in_child=pending.clear)
 @atexit.register
 def _at_exit() -> None:
     """A program may end without waiting; what it gave to a stream runs all the same, and a fault in it is told."""
-    with lock:
+    with context.lock:
         if state.sticky is not SUCCESS:
             return
         try:

@@ -16,13 +16,12 @@ from typing import Any
 
 from cuda.bindings.driver import CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus
 
-from bindings.cpu import fences
+from bindings.cpu import context, fences
 from bindings.cpu.context import (
     INVALID_VALUE,
     Failure,
     Table,
     entry_point,
-    lock,
     on_context_end,
     require_context,
 )
@@ -271,7 +270,7 @@ def set_streams(mode: str, seed: int = 0) -> None:
         raise CutawayError(f"streams {mode!r} is not one of {', '.join(MODES)}")
     if not 0 <= seed < 2**64:
         raise CutawayError(f"the streams' seed {seed} is not from 0 to 2^64 - 1")
-    with lock:
+    with context.lock:
         with suppress(Failure):  # the next call tells it
             wait_for_all()
         pending.switch(mode == "lazy", seed)

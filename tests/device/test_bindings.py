@@ -204,6 +204,8 @@ def test_a_geometry_beyond_the_limits_is_one_line(device, grid, block, message, 
 def test_too_much_shared_memory_is_one_line(device):
     with pytest.raises(CutawayError, match=r"embedding needs \d+ bytes of shared memory; a block here may have \d+$"):
         launch(ops.EMBEDDING.kernel(device, {}), device.stream, smem=1 << 20)
+    with pytest.raises(CutawayError, match=r"embedding: -1 bytes of dynamic shared memory; it must be 0 or more$"):
+        launch(ops.EMBEDDING.kernel(device, {}), device.stream, smem=-1)
 
 
 def test_a_missing_entry_says_what_was_probably_forgotten(device):

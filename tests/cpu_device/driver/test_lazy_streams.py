@@ -339,6 +339,33 @@ def test_a_mode_that_does_not_exist_is_refused(mode: str, seed: int) -> None:
         driver.set_streams(mode, seed)
 
 
+ENDS_WITH_ITS_DEVICE = """
+from bindings.device import Device
+from bindings.errors import CudaError
+from engine import ops
+import numpy as np
+
+device = Device.open("cpu")
+table, ids = device.upload(np.zeros((4, 8)), ops.BF16, "table"), device.upload(np.full(1, 1 << 30), ops.I32, "ids")
+ops.EMBEDDING(device.stream, out=device.empty((1, 8), ops.BF16, "out"), token_ids=ids, table=table)
+try:
+    {wait}
+except CudaError as error:
+    print(error)
+{end}
+"""
+
+
+@pytest.mark.parametrize(("wait", "end"), [("device.close()", ""), ("device.synchronize()", "device.close()")])
+def test_a_device_that_is_closed_tells_a_failure_once(wait: str, end: str) -> None:
+    code = ENDS_WITH_ITS_DEVICE.format(wait=wait, end=end)
+    environment = {**os.environ, "CUTAWAY_CPU_STREAMS": "lazy:3", "CUTAWAY_CPU_LEAKS": "report"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("cuCtxSynchronize() failed: CUDA_ERROR_ILLEGAL_ADDRESS")
+    assert done.stdout.count("\n") == 1 and "illegal address in embedding at " in done.stdout
+
+
 ENDS_WITHOUT_WAITING = """
 from tests.cpu_device.driver.support import *
 ok(driver.cuInit(0)); ok(driver.cuCtxSetCurrent(ok(driver.cuDevicePrimaryCtxRetain(0))))
