@@ -43,6 +43,18 @@ def _schedule() -> None:
     schedule_from_environment()
 
 
+def _streams() -> None:
+    from bindings.cpu.streams import set_streams_from_environment
+
+    set_streams_from_environment()
+
+
+def _leaks() -> None:
+    from bindings.cpu.leaks import set_leaks_from_environment
+
+    set_leaks_from_environment()
+
+
 def _trace() -> None:
     import bindings.trace  # noqa: F401  it reads the variable when it is imported
 
@@ -59,6 +71,8 @@ READERS: dict[str, Callable[[], None]] = {
     "CUTAWAY_CPU_MEMORY": _memory,
     "CUTAWAY_CPU_FENCES": _fences,
     "CUTAWAY_CPU_SCHEDULE": _schedule,
+    "CUTAWAY_CPU_STREAMS": _streams,
+    "CUTAWAY_CPU_LEAKS": _leaks,
     "CUTAWAY_TRACE": _trace,
 }
 
