@@ -1,7 +1,7 @@
 """Weights in a GGUF file of llama architecture, dequantised to bf16 when they are asked for.
 
-llama.cpp has names of its own for tensors, and its converter reorders the rows of the query and key projections:
-Hugging Face rotates the pairs (i, i + D/2) of a head, llama.cpp the pairs (2i, 2i + 1). Both are undone here.
+llama.cpp has names of its own for tensors, and its converter reorders the rows of the query and key projections
+(engine/rotary_order.py). Both are undone here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.gguf_header import GgufTensor, read_gguf_header
+from engine.rotary_order import unpermute
 from engine.rounding import round_to_bf16
 from engine.safetensors_file import map_file
 
@@ -47,15 +48,6 @@ def hf_name(name: str) -> str:
     if layer and layer[2] in _LAYER_NAMES:
         return f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}.weight"
     return _NAMES.get(name, name)
-
-
-def unpermute(rows: NDArray, num_heads: int) -> NDArray:
-    """Undo the converter's reordering of a query or key projection, [num_heads * D, ...].
-
-    Within each head the converter moved row (h, i) of [2, D/2] to place (i, h) of [D/2, 2]; this moves it back.
-    """
-    pairs = rows.reshape(num_heads, rows.shape[0] // num_heads // 2, 2, *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
 class GgufWeights:
