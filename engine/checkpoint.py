@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from engine.errors import ModelError
+from engine.meta_checkpoint import MetaWeights, check_meta_folder, is_meta_folder
 from engine.safetensors_file import INDEX, SINGLE, SafetensorsWeights
 
 LM_HEAD = "lm_head.weight"
@@ -77,13 +78,16 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a Hugging Face folder or a `.gguf` file.
+    """Open a Hugging Face folder, Meta's folder of Llama 3, or a `.gguf` file.
 
     Raises ModelError naming the file, the tensor or field in it, and the remedy.
     """
     path = Path(path)
     if path.is_dir():
         check_folder(path)
+        if is_meta_folder(path):
+            meta_weights = MetaWeights(path)
+            return Checkpoint(meta_weights.config, meta_weights)
         return Checkpoint(ModelConfig.from_hf(path), SafetensorsWeights(path))
     # Here and not above: importing gguf takes 0.07 s, which a safetensors folder need not pay.
     from engine.gguf_model import GgufWeights
@@ -94,9 +98,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def check_folder(folder: Path) -> None:
     """Raise ModelError if `folder` lacks config.json or weights, saying which and what is there instead."""
+    if is_meta_folder(folder):
+        return check_meta_folder(folder)
     if not (folder / "config.json").is_file():
         found = sorted(folder.glob("*.gguf"))
         instead = f"; to run {found[0].name}, give that file" if found else ", as Hugging Face models have it"
+        if is_meta_folder(folder / "original"):
+            instead = f"; to run Meta's own checkpoint in it, give {folder / 'original'}"
         raise ModelError(f"{folder}: has no config.json{instead}")
     if not (folder / SINGLE).is_file() and not (folder / INDEX).is_file():
         pickled = sorted(folder.glob("pytorch_model*.bin"))

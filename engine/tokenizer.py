@@ -1,6 +1,6 @@
 """Text <-> token ids of one model, and its chat format.
 
-    tokenizer = load_tokenizer("path/to/model")                  # a Hugging Face folder or a .gguf file
+    tokenizer = load_tokenizer("path/to/model")                  # a folder of Hugging Face's or Meta's, or a .gguf file
     ids = tokenizer.encode("The capital of France is")
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}])     # encode with
     add_special_tokens=False
@@ -23,6 +23,8 @@ from engine.errors import ModelError, UsageError
 from engine.fields import read_json
 from engine.gguf_header import GgufHeader, read_gguf_header
 from engine.gguf_tokenizer import backend_from_gguf
+from engine.meta_checkpoint import PARAMS, TOKENIZER, is_meta_folder, vocab_size_of
+from engine.tiktoken_file import BOS, CHAT_TEMPLATE, EOS, backend_from_tiktoken
 
 __all__ = ["IncrementalDecoder", "Tokenizer", "load_tokenizer", "tokenizer_from_gguf"]
 
@@ -116,14 +118,14 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a model: a Hugging Face folder with tokenizer.json, or a .gguf file.
+    """The tokenizer of a model: a folder with tokenizer.json, Meta's folder of Llama 3, or a .gguf file.
 
     Raises:
         ModelError: nothing there, a file missing or damaged, or a kind of tokenizer that is not supported.
     """
     path = Path(path)
     if path.is_dir():
-        return _tokenizer_from_folder(path)
+        return tokenizer_from_meta(path) if is_meta_folder(path) else _tokenizer_from_folder(path)
     if not path.exists():
         raise ModelError(f"{path}: no such model (expected a Hugging Face folder or a .gguf file)")
     return tokenizer_from_gguf(read_gguf_header(path))
@@ -144,6 +146,19 @@ def tokenizer_from_gguf(header: GgufHeader) -> Tokenizer:
         if token is not None:
             special_tokens[key] = token
     return Tokenizer(backend, name, special_tokens, metadata.get("tokenizer.chat_template"))
+
+
+def tokenizer_from_meta(folder: Path) -> Tokenizer:
+    """The tokenizer and the chat format of Llama 3, from tokenizer.model.
+
+    Raises:
+        ModelError: see `backend_from_tiktoken`; or it has not as many tokens as params.json says.
+    """
+    backend = backend_from_tiktoken(folder / TOKENIZER)
+    size, expected = backend.get_vocab_size(), vocab_size_of(folder)
+    if size != expected:
+        raise ModelError(f"{folder / TOKENIZER}: makes {size} tokens, {PARAMS} says {expected}; one is another model's")
+    return Tokenizer(backend, str(folder), {"bos_token": BOS, "eos_token": EOS}, CHAT_TEMPLATE)
 
 
 def _tokenizer_from_folder(folder: Path) -> Tokenizer:
