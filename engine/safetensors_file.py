@@ -80,7 +80,7 @@ class SafetensorsWeights:
     def __init__(self, folder: Path) -> None:
         self.source = str(folder)
         self._file_of: dict[str, SafetensorsFile] = {}
-        for file in _open_files(folder):
+        for file in (SafetensorsFile(folder / name) for name in weight_files(folder)):
             for name in file.tensors:
                 if name in self._file_of:
                     raise ModelError(f"{file.path}: tensor {name} is in {self._file_of[name].path.name} too")
@@ -119,10 +119,9 @@ def map_file(path: Path) -> mmap.mmap:
         raise ModelError(f"{path}: is empty; {_AGAIN}") from error
 
 
-def _open_files(folder: Path) -> list[SafetensorsFile]:
-    if (folder / SINGLE).is_file():
-        return [SafetensorsFile(folder / SINGLE)]
-    return [SafetensorsFile(folder / name) for name in sorted(set(_weight_map(folder).values()))]
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files with the weights of a Hugging Face folder. Raises ModelError if its index is broken."""
+    return [SINGLE] if (folder / SINGLE).is_file() else sorted(set(_weight_map(folder).values()))
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

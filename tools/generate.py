@@ -28,6 +28,7 @@ EXAMPLES = """\
   python -m tools.generate "Name a fruit." "Name a colour."     # a batch: both run at once
   git diff | python -m tools.generate --max-tokens 400          # the prompt is what comes in
   python -m tools.generate --model ~/Llama-3.2-1B-Instruct --temperature 0.7 --seed 3 "Tell me a story."
+  python -m tools.generate --model meta-llama/Llama-3.2-1B-Instruct "Hello"     # from the Hugging Face hub
   python -m tools.generate --trace calls.jsonl "Hello"          # every driver call, one JSON object a line
 """
 
@@ -42,8 +43,11 @@ def make_parser() -> cli.Parser:
     )
     parser.add_argument("--raw", action="store_true", help="continue the text as it is: no chat template")
     parser.add_argument(
-        "--model", help="a Hugging Face folder or a .gguf file (default: SmolLM2-135M-Instruct, fetched once)"
+        "--model",
+        help="a folder of Hugging Face's or Meta's, a .gguf file, or a name on the Hugging Face hub: owner/name, or"
+        " owner/name:file.gguf (default: SmolLM2-135M-Instruct); what is not here is fetched once",
     )
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: its main branch)")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="stop after N (default: 256)")
     parser.add_argument(
         "--temperature",
@@ -115,11 +119,16 @@ def choose_device(arguments: argparse.Namespace) -> str:
 
 def load(arguments: argparse.Namespace, num_prompts: int) -> LLM:
     from engine import LLM
+    from engine.model_files import is_on_hub
 
+    if arguments.revision is not None and not is_on_hub(arguments.model):
+        what = arguments.model or "the default model"
+        raise cli.UsageError(f"--revision is for a model on the hub, as in --model owner/name; {what} is none")
     kind = choose_device(arguments)
     with Progress(quiet=arguments.quiet) as progress:
         return LLM(
             model=arguments.model,
+            revision=arguments.revision,
             device=kind,
             max_model_len=arguments.max_model_len,
             max_num_seqs=min(num_prompts, MAX_BATCH),

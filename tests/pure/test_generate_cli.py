@@ -188,6 +188,16 @@ def test_value_out_of_range(
     assert llm.asked == {}
 
 
+@pytest.mark.parametrize("model", [[], ["--model", "/none"], ["--model", "."]])
+def test_revision_is_for_the_hub(capsys: pytest.CaptureFixture[str], model: list[str]) -> None:
+    assert generate.main([*model, "--revision", "v2", "sky ?"]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.count("\n") == 1
+    assert stderr.startswith(
+        "cutaway generate: error: --revision is for a model on the hub, as in --model owner/name; "
+    )
+
+
 def test_error_in_the_engine_closes_it(
     llm: FakeLLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

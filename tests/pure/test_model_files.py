@@ -316,9 +316,9 @@ def test_folder_and_file_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (
             "none",
-            r"no model at \S+/none: give a Hugging Face folder .* or a \.gguf file; models are not fetched by name",
+            r"no model at \S+/none: give a folder .*, a \.gguf file, or a name on the Hugging Face hub \(owner/name, ",
         ),
-        ("weights.bin", r"\S+/weights\.bin is no model: give a Hugging Face folder"),
+        ("weights.bin", r"\S+/weights\.bin is no model: give a folder"),
         ("empty", r"\S+/empty: has no config\.json"),
         ("config only", r"config only: has neither model\.safetensors nor model\.safetensors\.index\.json"),
     ],
