@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.fields import Fields, read_json, shown
+from engine.generation_config import read_generation_config
 from engine.gguf_header import GgufHeader
 
 HEAD_DIMS = (64, 80, 96, 128)  # what the attention kernels are written for
@@ -86,6 +87,7 @@ class ModelConfig:
         fields = Fields({**_ABSENT[architecture], **fields.values}, fields.source)
         _refuse_unsupported_hf(fields)
         theta, scaling = _hf_rope(fields)
+        generation = read_generation_config(Path(folder))
         config = cls(
             architecture=architecture,
             num_layers=fields.integer("num_hidden_layers"),
@@ -97,8 +99,8 @@ class ModelConfig:
             rope_scaling=scaling,
             max_position_embeddings=fields.integer("max_position_embeddings"),
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
-            bos_token_id=next(iter(fields.ids("bos_token_id")), None),
-            eos_token_ids=_unique(fields.ids("eos_token_id") + _generation_eos(Path(folder))),
+            bos_token_id=next(iter(fields.ids("bos_token_id") + generation.bos_token_ids), None),
+            eos_token_ids=_unique(fields.ids("eos_token_id") + generation.eos_token_ids),
             dtype=fields.text("dtype", default=fields.text("torch_dtype", default="unspecified")),
         )
         check_supported(config, fields.source)
@@ -195,11 +197,6 @@ def _refuse_unsupported_hf(fields: Fields) -> None:
         if window < positions:
             what = f"is {window} < max_position_embeddings {positions}; sliding windows are not supported"
             raise fields.error("sliding_window", what)
-
-
-def _generation_eos(folder: Path) -> tuple[int, ...]:
-    path = folder / "generation_config.json"
-    return Fields(read_json(path), str(path)).ids("eos_token_id") if path.is_file() else ()
 
 
 def _hf_rope(fields: Fields) -> tuple[float, RopeScaling | None]:

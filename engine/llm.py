@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from engine.checkpoint import expected_tensors, open_checkpoint
 from engine.config import ModelConfig
 from engine.detokenize import IncrementalDecoder
 from engine.errors import ModelError, out_of_memory_advice
+from engine.generation_config import read_generation_config
 from engine.kv_cache import KVCache
 from engine.model_files import resolve_model
 from engine.models import llama
@@ -86,6 +88,7 @@ class LLM:
             checkpoint = undo.enter_context(open_checkpoint(path))
             self.config: ModelConfig = checkpoint.config
             self.tokenizer = load_tokenizer(path)
+            self._generation_config = read_generation_config(path)
             self.device = Device.open(device)
             undo.callback(self.device.close)
             self._compile_kernels(progress)
@@ -95,7 +98,7 @@ class LLM:
             self._build(weights, seed, enforce_eager, undo)
             self._open = undo.pop_all()
         checkpoint.close()
-        self._next_index = 0
+        self._next_index, self._warned = 0, False
         self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
 
     def _compile_kernels(self, progress: Progress) -> None:
@@ -158,8 +161,22 @@ class LLM:
             self._runner = Runner(device, model, self.cache, buffers, seed, enforce_eager)
             undo.callback(self._runner.close)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json asks for, where it has one: temperature and max_tokens.
+
+        Warns once of fields there that would change the text and that this engine does not have.
+        """
+        if self._generation_config.not_applied and not self._warned:
+            fields = ", ".join(self._generation_config.not_applied)
+            warnings.warn(f"{self._generation_config.source}: not applied: {fields}", stacklevel=2)
+            self._warned = True
+        return self._generation_config.sampling_params()
+
     def generate(self, prompts: Prompts, sampling_params: SamplingParams | None = None) -> list[RequestOutput]:
-        """Continue each prompt (text, or token ids). Answers come in the order of the prompts."""
+        """Continue each prompt (text, or token ids). Answers come in the order of the prompts.
+
+        `sampling_params` None: those of `get_default_sampling_params`.
+        """
         return _collect(self.stream(prompts, sampling_params))
 
     def chat(
@@ -177,7 +194,7 @@ class LLM:
     ) -> Iterator[StreamEvent]:
         """As `generate`, but each new piece of text as it comes. `chat`: each prompt is one user message."""
         given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
-        params = sampling_params or SamplingParams()
+        params = sampling_params or self.get_default_sampling_params()
         first = self._next_index
         requests = [self._request(prompt, params, chat) for prompt in given]
         for request in requests:

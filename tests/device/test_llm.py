@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -215,3 +217,17 @@ def test_an_unknown_shape_is_refused_by_name(repository):
     command = [sys.executable, "-m", "tools.bench", "decode", "--shape", "gpt-5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "gpt-5" in done.stderr
+
+
+def test_the_models_own_defaults_hold_where_nobody_says_otherwise(toy, device, tmp_path):
+    folder = shutil.copytree(toy, tmp_path / "toy")
+    fields = {"do_sample": False, "max_new_tokens": 7, "repetition_penalty": 1.2}
+    (folder / "generation_config.json").write_text(json.dumps(fields))
+    with LLM(model=str(folder), device=device.kind, max_num_seqs=4) as llm:
+        with pytest.warns(UserWarning, match=r"generation_config\.json: not applied: repetition_penalty=1\.2$"):
+            params = llm.get_default_sampling_params()
+        assert params == SamplingParams(temperature=0, max_tokens=7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # once is enough
+            assert tokens(llm.generate(PROMPTS)) == tokens(llm.generate(PROMPTS, params))
+        assert len(tokens(llm.generate(PROMPTS[:1], GREEDY))[0]) == 20
