@@ -28,10 +28,12 @@ MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _AGAIN = "the file is damaged or cut short, fetch it again"
+_BOTH = "they are of different models or versions, fetch them again"
 
 _ITEMSIZE = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 _ITEMSIZE |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 _READABLE: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_SHARD = re.compile(r".*-\d+(?P<of>-of-(?P<count>\d+)\.safetensors)")
 # Buffers that old converters saved and that the engine computes itself.
 _HARMLESS = re.compile(r"\.rotary_emb\.inv_freq$")
 
@@ -75,23 +77,35 @@ class SafetensorsFile:
 
 
 class SafetensorsWeights:
-    """All weights of a Hugging Face folder: model.safetensors, or the files that its index names."""
+    """All weights of a Hugging Face folder: model.safetensors, or the files that its index names.
+
+    A file that the index does not name is not read: such folders hold other forms of the model too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.source = str(folder)
         self._file_of: dict[str, SafetensorsFile] = {}
+        sharded = not (folder / SINGLE).is_file()
+        if sharded:
+            _check_shards_are_there(folder)
         for file in (SafetensorsFile(folder / name) for name in weight_files(folder)):
             for name in file.tensors:
                 if name in self._file_of:
-                    raise ModelError(f"{file.path}: tensor {name} is in {self._file_of[name].path.name} too")
+                    raise ModelError(f"{file.path}: tensor {name} is in {self._file_of[name].path.name} too; {_BOTH}")
                 self._file_of[name] = file
-        if not (folder / SINGLE).is_file():
+        if sharded:
             self._check_index(folder)
 
     def _check_index(self, folder: Path) -> None:
-        for name, file_name in _weight_map(folder).items():
+        """The index and the files must agree on where each tensor lies."""
+        placed = _weight_map(folder)
+        for name, file_name in placed.items():
             if name not in self._file_of or self._file_of[name].path.name != file_name:
-                raise ModelError(f"{folder / file_name}: lacks tensor {name}, which {INDEX} places there")
+                what = f"lacks tensor {name}, which {INDEX} places there"
+                raise ModelError(f"{folder / file_name}: {what}; {_BOTH}")
+        for name, file in self._file_of.items():
+            if name not in placed and not _HARMLESS.search(name):
+                raise ModelError(f"{file.path}: has tensor {name}, which {INDEX} does not name; {_BOTH}")
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -122,6 +136,22 @@ def map_file(path: Path) -> mmap.mmap:
 def weight_files(folder: Path) -> list[str]:
     """Names of the files with the weights of a Hugging Face folder. Raises ModelError if its index is broken."""
     return [SINGLE] if (folder / SINGLE).is_file() else sorted(set(_weight_map(folder).values()))
+
+
+def _check_shards_are_there(folder: Path) -> None:
+    """Every file that the index names, and every one that their names speak of: model-00002-of-00003 and its kin."""
+    placed = _weight_map(folder)
+    names = sorted(set(placed.values()))
+    for file_name in names:
+        if not (folder / file_name).is_file():
+            tensors = [name for name, place in placed.items() if place == file_name]
+            others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+            raise ModelError(f"{folder / file_name}: is missing; {INDEX} places {tensors[0]}{others} there; fetch it")
+    for shard in filter(None, map(_SHARD.fullmatch, names)):
+        series = [name for name in names if name.endswith(shard["of"])]
+        if len(series) != int(shard["count"]):
+            what = f"names {', '.join(series[:3])}, which are not {int(shard['count'])}"
+            raise ModelError(f"{folder / INDEX}: {what}; fetch the model again")
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -108,6 +108,25 @@ def test_shards_are_read_as_one(tmp_path: Path) -> None:
             assert np.array_equal(checkpoint.tensor(name), float32_to_bf16(values)), name
 
 
+def test_a_file_that_the_index_does_not_name_is_not_read(tmp_path: Path) -> None:
+    weight_map = shard(tmp_path)
+    for name in ("consolidated.safetensors", "model-00003-of-00003.safetensors"):
+        (tmp_path / name).write_bytes(b"not safetensors at all")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert set(checkpoint.tensor_names) == set(weight_map)
+
+
+def test_a_buffer_of_old_converters_need_not_be_in_the_index(tmp_path: Path) -> None:
+    weight_map = shard(tmp_path)
+    weights = random_weights(read_config(tmp_path))
+    first = sorted(set(weight_map.values()))[0]
+    stored = {name: stored_as("BF16", values) for name, values in weights.items() if weight_map[name] == first}
+    stored["model.layers.0.self_attn.rotary_emb.inv_freq"] = ("F64", np.zeros(32))
+    write_safetensors(tmp_path / first, stored)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert set(checkpoint.tensor_names) == set(weight_map)
+
+
 def damage_index(folder: Path, weight_map: dict[str, str], damage: str) -> None:
     first, second = sorted(set(weight_map.values()))
     index = folder / "model.safetensors.index.json"
@@ -119,6 +138,13 @@ def damage_index(folder: Path, weight_map: dict[str, str], damage: str) -> None:
         (folder / second).write_bytes((folder / first).read_bytes())
     elif damage == "outside":
         write_json(index, {"weight_map": {**weight_map, Q_PROJ: "../x.safetensors"}})
+    elif damage == "tensor not in it":
+        write_json(index, {"weight_map": {name: file for name, file in weight_map.items() if name != Q_PROJ}})
+    elif damage == "too few":
+        for old in (first, second):
+            (folder / old).rename(folder / old.replace("of-00002", "of-00003"))
+        renamed = {name: file.replace("of-00002", "of-00003") for name, file in weight_map.items()}
+        write_json(index, {"weight_map": renamed})
     elif damage == "no map":
         write_json(index, {"metadata": {}})
     elif damage == "no names":
@@ -130,9 +156,11 @@ def damage_index(folder: Path, weight_map: dict[str, str], damage: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("shard missing", r"model-00002-of-00002\.safetensors: cannot be read: No such file"),
+        ("shard missing", r"model-00002-of-00002\.safetensors: is missing; \S+ places model\.\S+ and \d+ more there"),
         ("tensor elsewhere", rf"model-0000\d-of-00002\.safetensors: lacks tensor {Q_PROJ}, which model\.safetensors\."),
+        ("tensor not in it", rf"model-0000\d-of-00002\.safetensors: has tensor {Q_PROJ}, which \S+ does not name;"),
         ("tensor twice", r"model-00002-of-00002\.safetensors: tensor \S+ is in model-00001-of-00002\.safetensors too"),
+        ("too few", r"index\.json: names model-00001-of-00003\.\S+ model-00002-of-00003\.\S+ which are not 3; fetch"),
         ("outside", r'weight_map names "\.\./x\.safetensors"; expected a file of the same folder'),
         ("no map", r"index\.json: weight_map is null; expected an object"),
         ("no names", r"index\.json: weight_map is \{.*; expected an object"),
