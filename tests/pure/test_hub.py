@@ -69,7 +69,7 @@ def assert_is_the_model(folder: Path) -> None:
 
 
 def assert_nothing_is_half() -> None:
-    """The weights are not there, and what is there is whole. (Older packages keep *.incomplete files, to go on with.)"""
+    """The weights are not there, and what is there is whole. (Older packages keep *.incomplete files to go on with.)"""
     cache = Path(constants.HF_HUB_CACHE)
     assert not list(cache.rglob("model.safetensors"))
     blobs = [path for path in cache.rglob("blobs/*") if path.suffix != ".incomplete"]
