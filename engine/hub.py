@@ -64,6 +64,8 @@ def parse_hub_name(text: str) -> HubName | None:
     match = _NAME.fullmatch(text)
     if match is None or match["repo"].lower().endswith(".gguf"):
         return None
+    if match["file"] and {"", ".", ".."} & set(match["file"].split("/")):  # no way out of the repository
+        return None
     return HubName(match["repo"], match["file"])
 
 
@@ -77,13 +79,13 @@ def fetch_model(name: HubName, revision: str | None, progress: Progress) -> Path
     Raises ModelError, one line with the remedy: no such repository, revision or file, no access, no network and no
     copy, a kind of model that is not supported (before its weights are fetched), a full disk.
     """
+    cached = None
     with _quiet_library():
-        with _explained(name, revision):
-            cached = _cached(name, revision)
-        if cached is not None and revision is not None and _COMMIT.fullmatch(revision) and not _missing(name, cached):
-            return cached
         try:
             with _explained(name, revision):
+                cached = _cached(name, revision)
+                if cached is not None and _COMMIT.fullmatch(revision or "") and not _missing(name, cached):
+                    return cached
                 listing = _list(name, revision)
         except _Unreachable as error:
             return _copy_or_error(name, cached, error)

@@ -59,6 +59,7 @@ _LAYER = {
 _SPLIT_BY_COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
 _HARMLESS = "rope.freqs"  # a buffer that old checkpoints carry and that the engine computes itself
 _ROWS_COMPARED = 4096
+_MIXED = "the parts are of different models, fetch them again"
 
 
 def is_meta_folder(folder: Path) -> bool:
@@ -121,14 +122,14 @@ class MetaWeights:
         return 1 if name.endswith(_SPLIT_BY_COLUMNS) else 0
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        shapes = {part.path: part.tensors[name].shape for part in self._parts if name in part.tensors}
-        if len(shapes) < len(self._parts) or len(set(shapes.values())) > 1:
-            odd = next(p.path for p in self._parts if shapes.get(p.path) != shapes[self._parts[0].path])
-            what = f"tensor {name} is {list(shapes[odd])}" if odd in shapes else f"lacks tensor {name}"
-            first = f"{self._parts[0].path.name} has it as {list(shapes[self._parts[0].path])}"
-            raise ModelError(f"{odd}: {what}, {first}; the parts are of different models, fetch them again")
-        first_shape, axis = next(iter(shapes.values())), self._axis(name)
-        return tuple(n * len(shapes) if i == axis else n for i, n in enumerate(first_shape))
+        """The shape of the whole tensor; each part must have as much of it as the others."""
+        first, axis = self._parts[0], self._axis(name)
+        shape = first.tensors[name].shape
+        for part in self._parts:
+            if part.tensors[name].shape != shape:
+                what = f"tensor {name} is {list(part.tensors[name].shape)}, but {list(shape)} in {first.path.name}"
+                raise ModelError(f"{part.path}: {what}; {_MIXED}")
+        return tuple(size * len(self._parts) if i == axis else size for i, size in enumerate(shape))
 
     def _joined(self, name: str) -> NDArray[np.uint16]:
         axis = self._axis(name)
@@ -148,7 +149,7 @@ class MetaWeights:
         first = self._parts[0].tensors
         if output not in first:
             return True
-        if first[embed].shape != first[output].shape:
+        if first[embed].shape != first[output].shape or len(first[embed].shape) != 2:
             return False  # check_tensors says what is wrong with one of them
         return all(first[embed] == first[output] or _equal(part, embed, output) for part in self._parts)
 
@@ -166,7 +167,13 @@ def _open_parts(folder: Path) -> list[TorchFile]:
     missing = [name for name in expected if name not in {path.name for path in paths}]
     if missing:
         raise ModelError(f"{folder / missing[0]}: is missing, and there are later parts; fetch it again")
-    return [TorchFile(path) for path in paths]
+    parts = [TorchFile(path) for path in paths]
+    for part in parts[1:]:
+        odd = sorted(part.tensors.keys() ^ parts[0].tensors.keys())
+        if odd:
+            what = f"{'has' if odd[0] in part.tensors else 'lacks'} tensor {odd[0]}, unlike {paths[0].name}"
+            raise ModelError(f"{part.path}: {what}; {_MIXED}")
+    return parts
 
 
 def vocab_size_of(folder: Path) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -124,6 +125,7 @@ class TorchFile:
     def _unpickle(self) -> dict[str, TorchTensor]:
         content = self._bytes_of("data.pkl")
         try:
+            _check_opcodes(content)
             values = _StateDictUnpickler(io.BytesIO(content)).load()
         except _Refused as error:
             raise ModelError(f"{self.path}: {error}") from error
@@ -138,12 +140,12 @@ class TorchFile:
         return dict(values)
 
     def _check(self, name: str, tensor: TorchTensor) -> None:
-        """Every element of the tensor must lie in its storage."""
+        """Every element of the tensor must lie in its storage, and none may be there twice: that would let it grow."""
         begin, end = self._span(f"data/{tensor.storage.key}")
-        held = (end - begin) // _DTYPES[tensor.storage.kind].itemsize
-        if math.prod(tensor.shape) and tensor.last >= held:
-            what = f"tensor {name} {list(tensor.shape)} reaches element {tensor.last} of a storage of {held}"
-            raise ModelError(f"{self.path}: {what}; {_AGAIN}")
+        held, count = (end - begin) // _DTYPES[tensor.storage.kind].itemsize, math.prod(tensor.shape)
+        if count > held or (count and tensor.last >= held):
+            what = f"reaches element {max(tensor.last, count - 1)} of a storage of {held}"
+            raise ModelError(f"{self.path}: tensor {name} {list(tensor.shape)} {what}; {_AGAIN}")
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -153,6 +155,19 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError, OSError) as error:
         kind = "is no zip archive as torch.save has written since version 1.6"
         raise ModelError(f"{path}: {kind} ({error}); {_AGAIN}") from error
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Refuse what CPython's own reader does not take well from a damaged file.
+
+    The buffers of protocol 5 (torch writes 2), of which it complains past all handlers; and memo places beyond the
+    number of opcodes, for which it would set aside as much memory as the number says.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        beyond = opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(content)
+        if opcode.proto > 4 or beyond:
+            what = f"the opcode {opcode.name}{f' {argument}' if beyond else ''}"
+            raise _Refused(f"its data.pkl has {what}, which is no part of a dictionary of tensors; {_AGAIN}")
 
 
 class _Refused(Exception):

@@ -304,6 +304,8 @@ def test_interrupt_leaves_nothing_half_written(hub: FakeHub, monkeypatch: pytest
         ("meta-llama/Llama-3.2-1B-Instruct", HubName("meta-llama/Llama-3.2-1B-Instruct")),
         ("a/b:c.gguf", HubName("a/b", "c.gguf")),
         ("a/b:folder/c-Q4_K_M.gguf", HubName("a/b", "folder/c-Q4_K_M.gguf")),
+        ("a/b:../../c.gguf", None),
+        ("a/b:/c.gguf", None),
         ("a/b:Q4_K_M", None),
         ("a/b.gguf", None),
         ("a", None),

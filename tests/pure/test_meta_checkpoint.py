@@ -180,6 +180,8 @@ def broken_parts(damage: str) -> list[dict[str, np.ndarray]]:
         second[name] = second[name][:, :-1].copy()
     elif damage == "absent":
         del second[name]
+    elif damage == "extra":
+        second["extra.weight"] = second[name]
     elif damage == "unknown":
         first["layers.0.attention.wq.bias"] = second["layers.0.attention.wq.bias"] = np.zeros(64, np.uint16)
     elif damage == "no embedding":
@@ -190,14 +192,9 @@ def broken_parts(damage: str) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            "misshapen",
-            r"consolidated\.01\.pth: tensor layers\.0\.attention\.wo\.weight is \[128, 63\], cons",
-        ),
-        (
-            "absent",
-            r"consolidated\.01\.pth: lacks tensor layers\.0\.attention\.wo\.weight, consolidated\.00",
-        ),
+        ("misshapen", r"01\.pth: tensor layers\.0\.attention\.wo\.weight is \[128, 63\], but \[128, 64\] in cons"),
+        ("absent", r"consolidated\.01\.pth: lacks tensor layers\.0\.attention\.wo\.weight, unlike consolidated\.00"),
+        ("extra", r"consolidated\.01\.pth: has tensor extra\.weight, unlike consolidated\.00\.pth; the parts"),
         ("unknown", r"has tensors that LlamaForCausalLM does not have: layers\.0\.attention\.wq\.bias"),
         ("no embedding", r"consolidated\.00\.pth: has no tensor tok_embeddings\.weight"),
     ],
