@@ -244,7 +244,11 @@ def intermediate_size(fields: Fields, hidden: int) -> int:
 
 
 def _rope_scaling(fields: Fields, tied: bool) -> RopeScaling | None:
-    """The scaling of Llama 3.1 and later: by a factor of 8, and of 32 in 3.2, as in the config.json of these models."""
+    """The scaling of Llama 3.1 and later: by a factor of 8, and of 32 in 3.2.
+
+    So says the config.json that these models have on the hub. Meta's own program (llama-models 0.3.0) takes 8 for all;
+    a `rope_scaling_factor` in the file decides where there is one.
+    """
     if not fields.flag("use_scaled_rope"):
         return None
     factor = fields.number("rope_scaling_factor", default=SCALE_FACTOR_OF_3_2 if tied else SCALE_FACTOR)
