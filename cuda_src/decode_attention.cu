@@ -15,14 +15,14 @@
 //            seq_lens      i32  [S]                  tokens of each sequence in the cache
 //            C splits of SPLIT_TOKENS tokens. Head h reads kv head h / G, with G = GQA_GROUP = NH / NKV.
 // Threads:   block (split, kv head, sequence) owns one split for all G query heads that share the kv head:
-//            each key and value leaves device memory once, into shared memory. For each tile of 128 tokens
+//            each key and value leaves device memory once, into shared memory. For each tile of TILE_TOKENS
 //              scores   thread t multiplies key t by each of the G queries;
 //              maximum  thread h < G scans the scores of head h: no slower than a tree, the row is short;
 //              weights  thread t turns its scores into weights exp(s - m);
 //              sums     thread (slice, piece) has 8 dimensions of every kSlices-th token, for all G heads.
 //            The maximum and the sums are those of online softmax, see prefill_attention.cu. Dynamic shared
-//            memory: two tiles of 128 * (D + 8) bf16, one of keys and one of values. The next keys are on
-//            their way from the moment the scores are made, the next values from the moment the sums are.
+//            memory: two tiles of TILE_TOKENS * (D + 8) bf16, one of keys, one of values. The next keys are
+//            on their way from the moment the scores are made, the next values from the moment the sums are.
 //            combine_splits: block (head, sequence), D/2 threads with two dimensions each.
 // Bytes:     reads 4*NKV*D for each token of each sequence; writes, then reads, 4*NH*(D + 1) for each split.
 //            At G <= 8 plain FMAs keep up with the memory (4*D FLOPs for each head and token): no tensor
@@ -35,8 +35,8 @@
 #include "paged_kv.cuh"
 #include "ptx.cuh"
 
-constexpr int kThreads = 128;
-constexpr int kTileTokens = kThreads;  // a thread a token
+constexpr int kTileTokens = TILE_TOKENS;
+constexpr int kThreads = kTileTokens;  // a thread a token
 constexpr int kTileSize = kTileTokens * kTileStride;
 constexpr int kPieces = HEAD_DIM / 8;        // 16-byte pieces of a row
 constexpr int kSlices = kThreads / kPieces;  // threads that share a piece; each has its own tokens
@@ -197,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResidentBlocks)
   const int thread = threadIdx.x;
   const int piece = thread % kPieces;
   const int slice = thread / kPieces;
-  const bool sums = slice < kSlices;  // where D/8 does not divide 128, the last threads have no slice
+  const bool sums = slice < kSlices;  // where D/8 does not divide the threads, the last have no slice
   Output output = {};
   for (int start = split_start; start < split_end; start += kTileTokens) {
     const int tokens = min(kTileTokens, split_end - start);

@@ -12,15 +12,15 @@
 //            query_starts  i32  [S + 1]              first row of each sequence, and T
 //            Query i of a sequence has position seq_len - query_len + i; head h reads kv head h / (NH / NKV).
 // Threads:   a block owns 64 queries of one head of one sequence, each of its 4 warps 16 of them, and walks
-//            the keys in tiles of 64. Both products run on tensor cores. What a warp knows of its queries
-//            stays in registers: the queries, the output, and the maximum and the sum of the *online
+//            the keys in tiles of KEY_TILE. Both products run on tensor cores. What a warp knows of its
+//            queries stays in registers: the queries, the output, and the maximum and the sum of the *online
 //            softmax*, which needs one pass over the keys only:
 //              m' = max(m, max_j s[j]);   l' = l * exp(m - m') + sum_j exp(s[j] - m');
 //              o' = o * exp(m - m') + sum_j exp(s[j] - m') * v[j];   out = o / l after the last tile
 //            The weights exp(s[j] - m') stay there too: the first mma leaves them spread over the lanes just
 //            as the second wants its left operand. Exponentials are to base 2, which is what the hardware
-//            has; log2(e) is part of the scale. Dynamic shared memory: 4 tiles of 64 * (D + 8) bf16, keys and
-//            values in use and under way.
+//            has; log2(e) is part of the scale. Dynamic shared memory: 4 tiles of KEY_TILE * (D + 8) bf16,
+//            keys and values in use and under way.
 // Bytes:     2*D*(2*T*NH + 2*L*NKV), with L tokens in all sequences, if the L2 cache catches what the blocks
 //            of a sequence read again. 4*D FLOPs for each head, query and visible key: they decide from some
 //            hundred tokens on.
@@ -37,7 +37,7 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kWarpQueries = 16;  // the rows of one mma
 constexpr int kQueryTile = kWarps * kWarpQueries;
-constexpr int kKeyTile = 64;
+constexpr int kKeyTile = KEY_TILE;
 constexpr int kTileSize = kKeyTile * kTileStride;
 
 constexpr int kDimSteps = HEAD_DIM / 16;  // an mma sums over 16 ...
@@ -91,8 +91,8 @@ __device__ inline void start_softmax(QueryRows& rows) {
   }
 }
 
-// scores[16 queries][64 keys] = Q K^T. K lies in shared memory as rows of keys, which is the transpose of
-// what mma calls B: plain ldmatrix gives the right fragments. One x4 load fetches 16 keys by 16 dimensions:
+// scores[16 queries][KEY_TILE keys] = Q K^T. K lies in shared memory as rows of keys, which is the transpose
+// of what mma calls B: plain ldmatrix gives the right fragments. One x4 load fetches 16 keys by 16 columns:
 // matrices 0 and 1 are the halves of the dimensions for keys 0..7, matrices 2 and 3 for keys 8..15.
 __device__ inline void multiply_keys(float (&scores)[kKeyGroups][4], const QueryRows& rows,
                                      const bf16* k_tile) {

@@ -104,7 +104,7 @@ class LLM:
     def _compile_kernels(self, progress: Progress) -> None:
         """Compile what the model needs on all cores, then load it: nothing may be loaded while a graph is captured."""
         wanted = llama.kernels_of(self.config, PAGE_SIZE)
-        jobs = [(op.source, op.defines(symbols)) for op, symbols in wanted]
+        jobs = [(op.source, op.defines(symbols, self.device.max_dynamic_smem)) for op, symbols in wanted]
         self.device.kernels.precompile(jobs, lambda done, total: progress("compile kernels", done, total, "kernels"))
         for op, symbols in wanted:
             op.kernel(self.device, symbols)

@@ -8,6 +8,8 @@ of the rope table, C splits of a sequence. Matrix products are not here: they go
 multiplications and additions that the formula asks for: together they give an operation's floor.
 """
 
+from typing import Any
+
 from bindings.dtypes import BF16, F32, I32, U64
 from engine.spec import Extra, In, InOut, Launch, Op, Out, Scalar, Size, evaluate
 
@@ -17,6 +19,12 @@ SPLIT_TOKENS = 256
 
 # Queries of one block of prefill attention: 4 warps of 16 rows, the row count of an mma tile.
 PREFILL_QUERY_TILE = 64
+
+# Tiles of attention, halved where the block would not fit (head_dim 128 on Turing, whose blocks may have 64 KB).
+# Prefill: 4 tiles of keys or values. Decode: 2, and what the threads share beside them, 4 * (D + 322) at most for each
+# query head of the group: its query, scores and weights, and sums.
+_PREFILL_KEY_TILE = "64 if 4 * 2 * 64 * (D + 8) <= SMEM else 32"
+_DECODE_TILE = "128 if 2 * 2 * 128 * (D + 8) + NH // NKV * 4 * (D + 322) <= SMEM else 64"
 
 
 # Threads of a row's block in the norms: one 16-byte vector each, in whole warps, as long as a block can be that large.
@@ -31,6 +39,16 @@ def _ceil_div(a: int, b: int) -> int:
 def _tile_bytes(tokens: int, head_dim: int) -> int:
     """Shared memory of a tile of keys or values: bf16 rows, each padded by 16 bytes against bank conflicts."""
     return 2 * tokens * (head_dim + 8)
+
+
+def _prefill_launch(s: Any) -> Launch:
+    tile = evaluate(_PREFILL_KEY_TILE, vars(s))
+    return Launch((s.NH, s.S, _ceil_div(s.MAXQ, PREFILL_QUERY_TILE)), 128, 4 * _tile_bytes(tile, s.D))
+
+
+def _decode_launch(s: Any) -> Launch:
+    tile = evaluate(_DECODE_TILE, vars(s))
+    return Launch((s.C, s.NKV, s.S), tile, 2 * _tile_bytes(tile, s.D))
 
 
 EMBEDDING = Op(
@@ -129,8 +147,8 @@ PREFILL_ATTENTION = Op(
         Extra("MAXQ"),
         Extra("KV", default="T"),  # key positions read in all: more than T where sequences have earlier context
     ),
-    constants={"HEAD_DIM": "D", "PAGE_SIZE": "B"},
-    launch=lambda s: Launch((s.NH, s.S, _ceil_div(s.MAXQ, PREFILL_QUERY_TILE)), 128, 4 * _tile_bytes(64, s.D)),
+    constants={"HEAD_DIM": "D", "PAGE_SIZE": "B", "KEY_TILE": _PREFILL_KEY_TILE},
+    launch=_prefill_launch,
     bytes=lambda s: 2 * s.D * (2 * s.T * s.NH + 2 * s.KV * s.NKV),
     flops=lambda s: 4 * s.D * s.NH * s.T * (s.KV - s.T + (s.T + s.S) // 2) // s.S,
 )
@@ -155,8 +173,14 @@ DECODE_ATTENTION = Op(
         Size("num_splits", "C"),
         Extra("KV", default="S*M*B"),  # key positions read in all; the tables' capacity where nobody says
     ),
-    constants={"HEAD_DIM": "D", "GQA_GROUP": "NH//NKV", "PAGE_SIZE": "B", "SPLIT_TOKENS": SPLIT_TOKENS},
-    launch=lambda s: Launch((s.C, s.NKV, s.S), 128, 2 * _tile_bytes(128, s.D)),
+    constants={
+        "HEAD_DIM": "D",
+        "GQA_GROUP": "NH//NKV",
+        "PAGE_SIZE": "B",
+        "SPLIT_TOKENS": SPLIT_TOKENS,
+        "TILE_TOKENS": _DECODE_TILE,
+    },
+    launch=_decode_launch,
     bytes=lambda s: 2 * s.D * (s.S * s.NH + 2 * s.KV * s.NKV) + 4 * s.S * s.NH * s.C * (s.D + 1),
     flops=lambda s: 4 * s.D * s.NH * s.KV,
 )

@@ -3,7 +3,8 @@
 An `Op` names its `.cu` file, its arguments in the kernel's own order with dtypes and symbolic shapes, its launch
 geometry, and the bytes and FLOPs it must spend. Launching, checking, tracing, testing and timing all read this one
 record. Shapes are words separated by blanks: a symbol (`T`), an int, or an expression of symbols (`NH+2*NKV`). A symbol
-is bound by the first tensor that has it and must agree everywhere else.
+is bound by the first tensor that has it and must agree everywhere else. One symbol is the device's: SMEM, the bytes of
+shared memory that a block may have, which launches and constants may choose the size of their tiles by.
 """
 
 from __future__ import annotations
@@ -136,13 +137,19 @@ class Op:
         """The same arguments under another source, entry or launch: a rung of a ladder."""
         return replace(self, **changes)
 
-    def defines(self, symbols: Mapping[str, int]) -> dict[str, int]:
-        """The `-D` constants for these symbols."""
-        return {name: evaluate(value, symbols) for name, value in self.constants.items()}
+    def defines(self, symbols: Mapping[str, int], smem: int) -> dict[str, int]:
+        """The `-D` constants for these symbols on a device whose blocks may have `smem` bytes of shared memory."""
+        known = {**symbols, "SMEM": smem}
+        return {name: evaluate(value, known) for name, value in self.constants.items()}
+
+    def geometry(self, symbols: Mapping[str, int], smem: int) -> Launch:
+        """The launch for these symbols on such a device."""
+        return self.launch(SimpleNamespace(**symbols, SMEM=smem))
 
     def kernel(self, device: Device, symbols: Mapping[str, int]) -> Kernel:
         """The kernel specialised for these symbols, compiled and loaded at its first use."""
-        return device.kernels.get(self.source, self.entry, self.defines(symbols), self.parameters)
+        defines = self.defines(symbols, device.max_dynamic_smem)
+        return device.kernels.get(self.source, self.entry, defines, self.parameters)
 
     def bind(self, given: Mapping[str, Any]) -> Symbols:
         """The symbols of a call. Raises SpecError when names, dtypes or shapes do not fit."""
@@ -192,7 +199,7 @@ class Op:
     def __call__(self, stream: Stream, *, dependent: bool = False, **given: Any) -> None:
         """Check the arguments against the spec and launch. `dependent`: see Kernel.launch."""
         symbols = self.bind(given)
-        geometry = self.launch(SimpleNamespace(**symbols))
+        geometry = self.geometry(symbols, stream.device.max_dynamic_smem)
         kernel = self.kernel(stream.device, symbols)
         if recorder.active:
             recorder.detail = self._describe(given, symbols)

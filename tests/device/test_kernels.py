@@ -69,6 +69,24 @@ def test_order_of_threads_changes_no_bit(device: Device, op: Op, case: Case, sch
     check(op, problem, first)
 
 
+TILED = (ops.PREFILL_ATTENTION, ops.DECODE_ATTENTION, ops.COMBINE_SPLITS)
+LARGE_HEADS = [
+    pytest.param(op, case, id=f"{op.name}-{case.name}") for op in TILED for case in cases_of(op) if "D128" in case.name
+]
+
+
+@pytest.mark.parametrize(("op", "case"), LARGE_HEADS)
+def test_tiles_shrink_where_a_block_has_little_shared_memory(
+    device: Device, op: Op, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turing = 64 << 10
+    constants = op.defines({"D": 128, "B": 16, "NH": 8, "NKV": 1}, turing)
+    assert constants.get("KEY_TILE", 32) == 32 and constants.get("TILE_TOKENS", 64) == 64
+    monkeypatch.setattr(device, "max_dynamic_smem", turing)
+    problem = case.problem()
+    check(op, problem, run(op, problem, device, guarded=True))
+
+
 @every_op
 def test_a_second_run_gives_the_same_bits(device: Device, op: Op) -> None:
     problem = cases_of(op)[2].problem()
