@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from bindings.errors import DeviceError
+from bindings.errors import HINTS, DeviceError
+from bindings.toolkit import driver_shortfall
 
 KINDS = ("auto", "cuda", "cpu")
 
@@ -29,25 +30,56 @@ _selected: Backend | None = None
 
 
 def _load(kind: str, why: str) -> Backend:
-    root = {"cuda": "cuda.bindings.", "cpu": "bindings.cpu."}[kind]
-    cublas = "bindings.cublas_api" if kind == "cuda" else "bindings.cpu.cublas"
-    modules = (importlib.import_module(root + "driver"), importlib.import_module(root + "nvrtc"))
-    return Backend(kind, *modules, importlib.import_module(cublas), why)
+    names = {
+        "cuda": ("cuda.bindings.driver", "bindings.nvrtc_api", "bindings.cublas_api"),
+        "cpu": ("bindings.cpu.driver", "bindings.cpu.nvrtc", "bindings.cpu.cublas"),
+    }[kind]
+    driver, nvrtc, cublas = (importlib.import_module(name) for name in names)
+    return Backend(kind, driver, nvrtc, cublas, why)
 
 
-def why_no_gpu() -> str:
-    """One line saying why no GPU can be used, or an empty string if one can."""
+@dataclass(frozen=True)
+class NoGpu:
+    """Why no GPU can be used, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+NO_DRIVER = NoGpu("no NVIDIA driver found", "install the driver")
+
+
+def driver_version() -> int | None:
+    """The CUDA version of the driver, as 12040 for 12.4; 0 where it does not say, None where there is no driver."""
     from cuda.bindings import driver
     from cuda.pathfinder import DynamicLibNotFoundError
 
     try:
-        status = driver.cuInit(0)[0]
-        if status == driver.CUresult.CUDA_SUCCESS:
-            status, count = driver.cuDeviceGetCount()
-            return "" if count else "the NVIDIA driver finds no GPU"
-    except (DynamicLibNotFoundError, RuntimeError):  # RuntimeError: a driver too old for a symbol asked of it
-        return "no NVIDIA driver found"
-    return f"the NVIDIA driver answers {status.name}"
+        status, version = driver.cuDriverGetVersion()
+        return int(version) if status == driver.CUresult.CUDA_SUCCESS else 0
+    except DynamicLibNotFoundError:
+        return None
+    except RuntimeError:  # cuda-bindings looks every function up by cuGetProcAddress_v2, which came with CUDA 12.0
+        return 0
+
+
+def find_gpu() -> NoGpu | None:
+    """None if a GPU can be used, else why not."""
+    from cuda.bindings import driver
+
+    version = driver_version()
+    if version is None:
+        return NO_DRIVER
+    shortfall = driver_shortfall(version)
+    if shortfall is not None:
+        return NoGpu(*shortfall)
+    (status,) = driver.cuInit(0)
+    if status == driver.CUresult.CUDA_SUCCESS:
+        status, count = driver.cuDeviceGetCount()
+        if status == driver.CUresult.CUDA_SUCCESS and count:
+            return None
+        status = status or driver.CUresult.CUDA_ERROR_NO_DEVICE
+    return NoGpu(f"the NVIDIA driver answers {status.name}", HINTS.get(status.name, "see what nvidia-smi says"))
 
 
 def requested_kind(kind: str | None) -> str:
@@ -70,11 +102,18 @@ def select(kind: str | None = None) -> Backend:
         if kind not in ("auto", _selected.kind):
             raise DeviceError(f"this process already drives {_selected.kind!r}; start another one for {kind!r}")
         return _selected
-    why = "" if kind == "cpu" else why_no_gpu()
-    if kind == "cuda" and why:
-        raise DeviceError(f"--device cuda: {why}; install the driver, or run with --device cpu")
-    _selected = _load("cpu" if kind == "cpu" or why else "cuda", why)
+    missing = None if kind == "cpu" else find_gpu()
+    if kind == "cuda" and missing:
+        raise DeviceError(f"--device cuda: {missing.reason}; {missing.remedy}, or run with --device cpu")
+    _selected = _load("cpu" if kind == "cpu" or missing else "cuda", _why(missing))
     return _selected
+
+
+def _why(missing: NoGpu | None) -> str:
+    """What to tell a person who left the choice to us: a machine without a driver needs no advice."""
+    if missing is None or missing == NO_DRIVER:
+        return missing.reason if missing else ""
+    return f"{missing.reason}; {missing.remedy}"
 
 
 def entry_point(api: str, name: str) -> Any:

@@ -9,7 +9,7 @@ from ctypes import c_char_p, c_float, c_int, c_longlong, c_size_t, c_void_p
 from functools import lru_cache
 from typing import Any
 
-from bindings.errors import DeviceError
+from bindings.toolkit import load_library
 
 _POINTER_TO_FLOAT = ctypes.POINTER(c_float)
 
@@ -36,12 +36,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
-
-    try:
-        library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
-    except (DynamicLibNotFoundError, OSError) as error:
-        raise DeviceError('cuBLAS is missing; run: pip install -e ".[cuda]"') from error
+    library = ctypes.CDLL(str(load_library("cublas")))
     for name, argtypes in _PROTOTYPES.items():
         function = getattr(library, name)
         function.argtypes = argtypes

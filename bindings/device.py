@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bindings import backend, calls
-from bindings.calls import driver
+from bindings import architecture, backend, calls
+from bindings.calls import driver, nvrtc
 from bindings.dtypes import DType, encode
 from bindings.errors import CudaError, DeviceError
 from bindings.kernel import KernelLibrary
 from bindings.memory import OutOfMemory, memory_map
+from bindings.nvrtc import toolchain
 from bindings.tensor import Tensor
 
 
@@ -35,13 +36,16 @@ class Device:
     """One device and its primary context, current on the thread that opened it.
 
     Attributes: `kind` ("cuda" or "cpu"), `name`, `arch` (what kernels are compiled for: "sm_90a", "cpu"),
-    `sm_count`, `max_dynamic_smem` (bytes a block may opt in to), `total_memory` (bytes), `stream` (its own first one),
-    `kernels` (compiled and loaded once), `why` (why a GPU is not used, or "").
+    `driver_version` (of CUDA: 12040 for 12.4), `capability` (90 for 9.0), `dependent_launch` (whether a kernel may
+    start before the one ahead of it has ended), `sm_count`, `max_dynamic_smem` (bytes a block may opt in to),
+    `total_memory` (bytes), `stream` (its own first one), `kernels` (compiled and loaded once), `why` (why a GPU is not
+    used, or "").
     """
 
     def __init__(self, ordinal: int, chosen: backend.Backend) -> None:
         self.kind, self.why = chosen.kind, chosen.why
         driver.cuInit(0)
+        self.driver_version = int(driver.cuDriverGetVersion())
         self.handle = driver.cuDeviceGet(ordinal)
         self.context = driver.cuDevicePrimaryCtxRetain(self.handle)
         driver.cuCtxSetCurrent(self.context)
@@ -49,6 +53,9 @@ class Device:
         self.total_memory = int(driver.cuDeviceTotalMem(self.handle))
         self.sm_count = self.attribute("MULTIPROCESSOR_COUNT")
         self.max_dynamic_smem = self.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+        major, minor = self.attribute("COMPUTE_CAPABILITY_MAJOR"), self.attribute("COMPUTE_CAPABILITY_MINOR")
+        self.capability = major * 10 + minor
+        self.dependent_launch = self.capability >= architecture.HOPPER
         self.arch = self._arch()
         self._buffers: dict[int, Buffer | HostBuffer] = {}
         self.stream = Stream(self)
@@ -70,10 +77,7 @@ class Device:
     def _arch(self) -> str:
         if self.kind == "cpu":
             return "cpu"
-        major = self.attribute("COMPUTE_CAPABILITY_MAJOR")
-        minor = self.attribute("COMPUTE_CAPABILITY_MINOR")
-        # The "a" targets open what only this architecture has (wgmma, setmaxnreg) and exist from Hopper on.
-        return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
+        return architecture.target(self.name, self.capability, nvrtc.nvrtcGetSupportedArchs(), toolchain())
 
     def attribute(self, name: str) -> int:
         """`CU_DEVICE_ATTRIBUTE_<name>` of this device."""

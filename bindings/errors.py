@@ -13,10 +13,14 @@ HINTS = {
     "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED": "this call can't be captured: move it out of `stream.capture()`",
     "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED": "an earlier call broke the capture: look for an error inside it",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver library does not match the kernel module: reboot after an update",
+    "CUDA_ERROR_NO_DEVICE": "see what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it",
+    "CUDA_ERROR_STUB_LIBRARY": "libcuda.so.1 is the toolkit's stub: take its folder off LD_LIBRARY_PATH",
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "take CUDA's compat folder off LD_LIBRARY_PATH, or update the driver",
     "CUDA_ERROR_NOT_FOUND": 'no such name in the module: is the kernel declared `extern "C" __global__`?',
     "CUBLAS_STATUS_NOT_INITIALIZED": "no context is current, or the device is out of memory",
     "CUBLAS_STATUS_INVALID_VALUE": "a dimension, stride or enum is out of its range",
-    "CUBLAS_STATUS_NOT_SUPPORTED": "this combination of types is not offered: see cuBLAS's table for cublasGemmEx",
+    "CUBLAS_STATUS_NOT_SUPPORTED": "not offered for these types, or bf16 on this GPU (before sm_80): try --device cpu",
+    "CUBLAS_STATUS_ARCH_MISMATCH": "not offered on this GPU: bf16 products may need sm_80; try --device cpu",
 }
 
 # After one of these every later call in the context fails too, so the launch before it is the one to look at.

@@ -21,6 +21,7 @@ from bindings.dtypes import F32, I32, I64, U32, U64, DType
 from bindings.errors import CudaError, CutawayError
 from bindings.launch_limits import Dim3, LaunchLimits
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
+from bindings.toolkit import PARAM_INFO
 from bindings.trace import recorder
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Kernel:
     """A function of a module with memory prepared for its arguments.
 
     `parameters` are (name, scalar type or None for a pointer) in the kernel's own order; they are compared with what
-    the compiler recorded, because a wrong count or size is a crash inside the driver. Raises CutawayError when they
-    differ.
+    the compiler recorded, because a wrong count or size is a crash inside the driver (one of before CUDA 12.4 does not
+    say). Raises CutawayError when they differ.
     Attributes: `registers`, `static_smem`, `local_bytes` (spilled or indexed arrays) and `max_threads` of the function.
     """
 
@@ -100,6 +101,8 @@ class Kernel:
         return int(driver.cuFuncGetAttribute(member, self.handle))
 
     def _check_layout(self, sizes: list[int]) -> None:
+        if self.module.device.driver_version < PARAM_INFO:
+            return
         compiled: list[int] = []
         while True:
             try:
@@ -135,7 +138,8 @@ class Kernel:
         """Launch on `stream`. `arguments` in kernel order: addresses as ints, scalars as numbers.
 
         `smem` is dynamic shared memory in bytes; `dependent` lets the kernel start before the one before it has ended
-        (programmatic dependent launch: the kernel itself must wait before it reads what that one writes).
+        (programmatic dependent launch: the kernel itself must wait before it reads what that one writes). Where the
+        device cannot do that, the kernel starts after the one before it, as any other.
         Raises CutawayError for a wrong number or type of arguments and for a geometry beyond the device's limits.
         """
         try:
@@ -148,7 +152,7 @@ class Kernel:
         if recorder.active:
             recorder.detail = self._detail(arguments)
         try:
-            if dependent:
+            if dependent and self.module.device.dependent_launch:
                 config = self._dependent_config(grid, block, smem, stream)
                 driver.cuLaunchKernelEx(config, self.handle, self._pointers_address, 0)
             else:

@@ -22,7 +22,7 @@ from bindings import backend
 from bindings.aside import aside, discard, is_whole, keep, seal
 from bindings.cache_directory import cache_directory
 from bindings.calls import nvrtc
-from bindings.cuda_headers import cuda_headers
+from bindings.cuda_headers import headers_for
 from bindings.errors import CompileError, CudaError
 
 CACHE_SCHEMA = 2
@@ -79,7 +79,7 @@ def include_closure(path: Path, folders: tuple[Path, ...]) -> list[Path]:
 def _options(defines: Mapping[str, int | str], arch: str) -> list[str]:
     options = [
         f"--include-path={KERNEL_SOURCES / 'include'}",
-        f"--include-path={cuda_headers()}",
+        f"--include-path={headers_for(arch)}",
         "--std=c++17",
     ]
     if arch != "cpu":
@@ -89,7 +89,7 @@ def _options(defines: Mapping[str, int | str], arch: str) -> list[str]:
 
 def cache_key(source: Path, options: list[str], arch: str) -> dict[str, object]:
     """What an image depends on, as a JSON-able dictionary; two equal keys may share an image."""
-    folders = (KERNEL_SOURCES / "include", cuda_headers())
+    folders = (KERNEL_SOURCES / "include", headers_for(arch))
     files = hashlib.sha256()
     for file in include_closure(source, folders):
         files.update(file.name.encode() + b"\0" + _text(file).encode() + b"\0")

@@ -81,11 +81,12 @@ def missing_need(marker: str, config: pytest.Config) -> bool:
     if marker == "cpu_device_only":
         return device_kind(config) != "cpu"
     if marker == "needs_nvrtc":
-        from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+        from bindings.errors import DeviceError
+        from bindings.toolkit import load_library
 
         try:
-            load_nvidia_dynamic_lib("nvrtc")
-        except DynamicLibNotFoundError:
+            load_library("nvrtc")
+        except DeviceError:
             return True
         return False
     if marker == "needs_cupti":

@@ -179,7 +179,6 @@ def test_missing_cuda_headers_name_the_wheel(
     for name in present:
         (tmp_path / name).touch()
     monkeypatch.setattr(cuda_headers, "find_nvidia_header_directory", lambda name: str(tmp_path))
-    monkeypatch.setattr(cuda_headers, "cuda_headers", cuda_headers.cuda_headers.__wrapped__)
     wheel = "nvidia-cuda-crt" if present else "nvidia-cuda-runtime"
     with pytest.raises(CompileError, match=f"pip install {wheel}$"):
         cuda_headers.host_cuda_headers.__wrapped__()

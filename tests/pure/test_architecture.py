@@ -33,7 +33,13 @@ FOREIGN = {"torch", "triton", "cupy", "jax", "tensorflow", "transformers", "vllm
 # A function of the driver, NVRTC or cuBLAS; types (CUresult, CUdevice_attribute, nvrtcResult) don't match.
 ENTRY_POINT = re.compile(r"(cu|nvrtc|cublas)[A-Z]\w*(?<!Result)")
 # The choice of the backend, and the backends themselves. All others call through bindings/calls.py.
-BEHIND_THE_DOOR = ("bindings/backend.py", "bindings/cublas_api.py", "bindings/cpu/")
+BEHIND_THE_DOOR = (
+    "bindings/backend.py",
+    "bindings/toolkit.py",
+    "bindings/nvrtc_api.py",
+    "bindings/cublas_api.py",
+    "bindings/cpu/",
+)
 LOADERS = {"CDLL", "PyDLL", "cdll", "pydll", "LoadLibrary", "load_nvidia_dynamic_lib"}
 
 KERNELS = sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "cuda_src").glob("*.cu"))

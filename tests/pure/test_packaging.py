@@ -7,6 +7,10 @@ import re
 import sys
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from bindings import toolkit
 from tests.source_tree import REPOSITORY, imports, parse, python_files
 
 if sys.version_info >= (3, 11):
@@ -51,6 +55,27 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_every_declared_dependency_is_used() -> None:
     unused = names(project()["project"]["dependencies"]) - FILES_ONLY - set(imported_packages())
     assert not unused, f"in pyproject.toml's dependencies, but never imported: {', '.join(sorted(unused))}"
+
+
+def admitted(package: str, *extras: str) -> set[str]:
+    """Which of these versions pip may take when it installs the project with these extras."""
+    wanted = [*project()["project"]["dependencies"]]
+    for extra in extras:
+        wanted += project()["project"]["optional-dependencies"][extra]
+    ranges = SpecifierSet(",".join(str(each.specifier) for each in map(Requirement, wanted) if each.name == package))
+    return set(ranges.filter(["11.8.0", "12.8.2", "12.9.0", "12.9.10", "13.0.0", "13.5.0", "14.0.0"]))
+
+
+def test_each_extra_for_a_gpu_takes_one_cuda_version() -> None:
+    twelve, thirteen = {"12.9.0", "12.9.10"}, {"13.0.0", "13.5.0"}
+    assert admitted("cuda-bindings", "cuda12") == twelve
+    assert admitted("cuda-bindings", "cuda") == thirteen
+    assert admitted("cuda-bindings", "cuda12", "test") == twelve
+    assert admitted("cuda-bindings", "cuda", "test") == thirteen
+    assert admitted("cuda-bindings") == twelve | thirteen, "pip takes the newest"
+    for name in toolkit.PACKAGES.values():
+        assert admitted(f"{name}-cu12", "cuda12") == twelve
+        assert admitted(name, "cuda") == thirteen, "the core brings the headers, the extra the rest"
 
 
 def test_every_source_file_is_shipped() -> None:
