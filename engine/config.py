@@ -18,6 +18,7 @@ from engine.gguf_header import GgufHeader
 HEAD_DIMS = (64, 80, 96, 128)  # what the attention kernels are written for
 MAX_GQA_GROUP = 8
 VECTOR = 8  # bf16 values in one 16-byte load
+MAX_LAYERS = 1024  # the largest Llama has 126; a damaged count must not make a list of billions of tensors
 
 # What a field means when config.json leaves it out: transformers' defaults for these two.
 _ABSENT_COMMON = {"bos_token_id": 1, "eos_token_id": 2, "rms_norm_eps": 1e-6, "hidden_act": "silu"}
@@ -147,6 +148,8 @@ def check_supported(config: ModelConfig, source: str) -> None:
             f"{source}: {config.num_heads} query heads share {config.num_kv_heads} KV heads;"
             f" the kernels need a whole number from 1 to {MAX_GQA_GROUP} of query heads for each KV head"
         )
+    if config.num_layers > MAX_LAYERS:
+        raise ModelError(f"{source}: {config.num_layers} layers; at most {MAX_LAYERS} are supported")
     for name, value in (("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)):
         if value % VECTOR:
             raise ModelError(f"{source}: {name} is {value}; the kernels need a multiple of {VECTOR}")
@@ -232,8 +235,6 @@ def _refuse_unsupported_gguf(fields: Fields) -> None:
     architecture = fields.text("general.architecture")
     if architecture != "llama":
         raise fields.error("general.architecture", f"is {shown(architecture)}; only llama is supported")
-    if fields.integer("split.count", default=1, minimum=0) > 1:
-        raise fields.error("split.count", "is above 1; join the parts first with llama-gguf-split --merge")
     if fields.integer("llama.expert_count", default=0, minimum=0):
         raise fields.error("llama.expert_count", "is above 0; mixture-of-experts models are not supported")
     context = fields.integer("llama.context_length")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Fields:
         """A finite number above zero."""
         expected = "a number > 0"
         value: float = self._take(name, (int, float), expected, default)
-        if not (value > 0 and math.isfinite(value)):
+        # Not isfinite: it fails on a whole number beyond the range of a float.
+        if not 0 < value <= sys.float_info.max:
             raise self.error(name, f"is {value}; expected {expected}")
         return float(value)
 

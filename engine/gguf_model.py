@@ -1,4 +1,4 @@
-"""Weights in a GGUF file of llama architecture, dequantised to bf16 when they are asked for.
+"""Weights in a GGUF model of llama architecture, dequantised to bf16 when they are asked for.
 
 llama.cpp has names of its own for tensors, and its converter reorders the rows of the query and key projections
 (engine/rotary_order.py). Both are undone here.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import gguf
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from engine.errors import ModelError
-from engine.gguf_header import GgufTensor, read_gguf_header
+from engine.gguf_header import GgufTensor
+from engine.gguf_split import read_gguf_model
+from engine.mapped_file import DAMAGED, map_file
 from engine.rotary_order import unpermute
 from engine.rounding import round_to_bf16
-from engine.safetensors_file import map_file
 
 ROPE_DIVISORS = "rope_freqs.weight"
+_REMEDY = "quantise the model again, to Q8_0 or Q4_K for example, or update the gguf package"
 _Q4_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("pairs", "u1", 16)])
 _NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -51,17 +54,17 @@ def hf_name(name: str) -> str:
 
 
 class GgufWeights:
-    """The tensors of one GGUF file under their Hugging Face names; `config` is the model's configuration.
+    """The tensors of a GGUF model under their Hugging Face names; `config` is the model's configuration.
 
     Raises ModelError naming the file and the key or tensor: damaged, cut short, of a kind that is not supported.
     """
 
     def __init__(self, path: Path) -> None:
         self.source = str(path)
-        header = read_gguf_header(path)
-        self._map = map_file(path)
-        for tensor in header.tensors.values():
-            self._check(tensor)
+        header = read_gguf_model(path)
+        self._maps = {part: map_file(part) for part in {path, *(tensor.path for tensor in header.tensors.values())}}
+        for part, data in self._maps.items():
+            _check_layout([tensor for tensor in header.tensors.values() if tensor.path == part], len(data))
         self.config = ModelConfig.from_gguf(header, self._rope_divisors(header.tensors.get(ROPE_DIVISORS)))
         stored = (tensor for name, tensor in header.tensors.items() if name != ROPE_DIVISORS)
         self._tensors = {hf_name(tensor.name): tensor for tensor in stored}
@@ -83,39 +86,57 @@ class GgufWeights:
         return _to_bf16(stored, tensor).reshape(tensor.shape)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the files. Arrays handed out stay valid: each keeps its map alive."""
         self._tensors.clear()
+        self._maps.clear()
 
     def _bytes(self, tensor: GgufTensor) -> NDArray[np.uint8]:
-        return np.frombuffer(self._map, np.uint8, _nbytes(tensor), tensor.offset)
-
-    def _check(self, tensor: GgufTensor) -> None:
-        """Its type must be known to the gguf package, its rows whole blocks, its bytes within the file."""
-        place = f"{self.source}: tensor {tensor.name}"
-        try:
-            kind = gguf.GGMLQuantizationType(tensor.ggml_type)
-            block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-            gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            what = f"is of ggml type {tensor.ggml_type}, which can't be dequantised"
-            raise ModelError(f"{place} {what}: {error}") from error
-        if not tensor.shape or min(tensor.shape) < 1 or tensor.shape[-1] % block:
-            raise ModelError(f"{place}: shape {list(tensor.shape)} does not come in whole blocks of {block}")
-        end = tensor.offset + _nbytes(tensor)
-        if end > len(self._map):
-            where = f"ends at byte {end} of {len(self._map)}"
-            raise ModelError(f"{place} {where}; the file is cut short, fetch it again")
+        return np.frombuffer(self._maps[tensor.path], np.uint8, _nbytes(tensor), tensor.offset)
 
     def _rope_divisors(self, tensor: GgufTensor | None) -> tuple[float, ...]:
         """The frequency divisors of Llama 3.1 and its kin, which GGUF stores as a tensor."""
         if tensor is None:
             return ()
         if tensor.ggml_type != gguf.GGMLQuantizationType.F32:
-            raise ModelError(f"{self.source}: tensor {tensor.name} is not stored as F32")
+            raise ModelError(f"{tensor.path}: tensor {tensor.name} is not stored as F32")
         divisors = self._bytes(tensor).view("<f4")
         if not (np.isfinite(divisors) & (divisors > 0)).all():
             raise ModelError(f"{self.source}: tensor {tensor.name} holds values that are not above 0")
         return tuple(float(divisor) for divisor in divisors)
+
+
+def _check_layout(tensors: list[GgufTensor], nbytes: int) -> None:
+    """Each tensor of a file must be of a type that can be read, in whole blocks, within the file and its own bytes."""
+    position, previous = 0, ""
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        place = f"{tensor.path}: tensor {tensor.name}"
+        if not is_supported(tensor.ggml_type):
+            raise ModelError(f"{place} is stored as {_type_name(tensor.ggml_type)}, which is not supported; {_REMEDY}")
+        block, _ = _blocks(tensor)
+        if tensor.shape[-1] % block:
+            raise ModelError(f"{place}: shape {list(tensor.shape)} does not come in whole blocks of {block}; {DAMAGED}")
+        end = tensor.offset + _nbytes(tensor)
+        if end > nbytes:
+            raise ModelError(f"{place} ends at byte {end} of {nbytes}; the file is cut short, fetch it again")
+        if tensor.offset < position:
+            raise ModelError(f"{place} at byte {tensor.offset} overlaps {previous}; {DAMAGED}")
+        position, previous = end, tensor.name
+
+
+@cache
+def is_supported(ggml_type: int) -> bool:
+    """Whether blocks of this type can be dequantised: the gguf package knows how."""
+    try:
+        kind = gguf.GGMLQuantizationType(ggml_type)
+        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError):
+        return False
+    return True
+
+
+def _type_name(ggml_type: int) -> str:
+    known = {kind.value: kind.name for kind in gguf.GGMLQuantizationType}
+    return f"ggml type {ggml_type} ({known.get(ggml_type, 'unknown')})"
 
 
 def _blocks(tensor: GgufTensor) -> tuple[int, int]:
@@ -143,11 +164,12 @@ def _to_bf16(stored: NDArray[np.uint8], tensor: GgufTensor) -> NDArray[np.uint16
 
 def dequantize(stored: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> NDArray[np.float32]:
     """The values of whole blocks of ggml type `kind`, flat."""
-    if kind == gguf.GGMLQuantizationType.Q4_1:
-        return _dequantize_q4_1(stored)
-    # As one long row: the package goes through 16 rows at a time, three times slower where they are short.
-    values: NDArray[np.float32] = gguf.dequantize(stored.reshape(1, -1), kind)
-    return values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # a scale of inf or NaN is the file's affair, not a warning's
+        if kind == gguf.GGMLQuantizationType.Q4_1:
+            return _dequantize_q4_1(stored)
+        # As one long row: the package goes through 16 rows at a time, three times slower where they are short.
+        values: NDArray[np.float32] = gguf.dequantize(stored.reshape(1, -1), kind)
+        return values.reshape(-1)
 
 
 def _dequantize_q4_1(stored: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelError
 from engine.fields import read_json, shown
+from engine.mapped_file import DAMAGED, map_file
 from engine.rounding import round_to_bf16
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_AGAIN = "the file is damaged or cut short, fetch it again"
 _BOTH = "they are of different models or versions, fetch them again"
 
 _ITEMSIZE = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
@@ -122,17 +122,6 @@ class SafetensorsWeights:
         self._file_of.clear()
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """The whole file as read-only memory. Raises ModelError when it can't be opened or is empty."""
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # what mmap raises for an empty file
-        raise ModelError(f"{path}: is empty; {_AGAIN}") from error
-
-
 def weight_files(folder: Path) -> list[str]:
     """Names of the files with the weights of a Hugging Face folder. Raises ModelError if its index is broken."""
     return [SINGLE] if (folder / SINGLE).is_file() else sorted(set(_weight_map(folder).values()))
@@ -161,7 +150,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ModelError(f"{path}: weight_map is {shown(names)}; expected an object of file names by tensor")
     for name in names.values():
-        if Path(name).name != name:  # an index must not lead out of its folder
+        if Path(name).name != name or "\0" in name:  # an index must not lead out of its folder
             raise ModelError(f"{path}: weight_map names {shown(name)}; expected a file of the same folder")
     return names
 
@@ -170,13 +159,13 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[int, dict[str, Any]]:
     """Where the tensors' bytes start, and the header."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER):
-        raise ModelError(f"{path}: a header of {length} bytes in a file of {len(data)}; {_AGAIN}")
+        raise ModelError(f"{path}: a header of {length} bytes in a file of {len(data)}; {DAMAGED}")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its header is not valid JSON ({error}); {_AGAIN}") from error
+        raise ModelError(f"{path}: its header is not valid JSON ({error}); {DAMAGED}") from error
     if not isinstance(header, dict):
-        raise ModelError(f"{path}: its header is {shown(header)}; expected a JSON object; {_AGAIN}")
+        raise ModelError(f"{path}: its header is {shown(header)}; expected a JSON object; {DAMAGED}")
     return 8 + length, header
 
 
@@ -194,12 +183,12 @@ def _entry(path: Path, name: str, value: Any) -> StoredTensor:
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and _whole_numbers(shape) and _whole_numbers(offsets) and len(offsets) == 2):
         what = f"is {shown(value)}; expected dtype, shape and two data_offsets"
-        raise ModelError(f"{path}: tensor {name} {what}; {_AGAIN}")
+        raise ModelError(f"{path}: tensor {name} {what}; {DAMAGED}")
     if dtype not in _ITEMSIZE:
         raise _unsupported(path, name, dtype)
     needed, given = math.prod(shape) * _ITEMSIZE[dtype], offsets[1] - offsets[0]
     if needed != given:
-        raise ModelError(f"{path}: tensor {name} {shape} {dtype} needs {needed} bytes, has {given}; {_AGAIN}")
+        raise ModelError(f"{path}: tensor {name} {shape} {dtype} needs {needed} bytes, has {given}; {DAMAGED}")
     return StoredTensor(dtype, tuple(shape), *offsets)
 
 
@@ -218,9 +207,9 @@ def _check_layout(path: Path, tensors: dict[str, StoredTensor], nbytes: int) -> 
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != position:
             what = "overlaps" if tensor.begin < position else "leaves a gap after"
-            raise ModelError(f"{path}: tensor {name} at byte {tensor.begin} {what} {previous}; {_AGAIN}")
+            raise ModelError(f"{path}: tensor {name} at byte {tensor.begin} {what} {previous}; {DAMAGED}")
         position, previous = tensor.end, name
         if position > nbytes:
-            raise ModelError(f"{path}: tensor {name} ends at byte {position} of {nbytes}; {_AGAIN}")
+            raise ModelError(f"{path}: tensor {name} ends at byte {position} of {nbytes}; {DAMAGED}")
     if position != nbytes:
-        raise ModelError(f"{path}: {nbytes - position} bytes follow the last tensor; {_AGAIN}")
+        raise ModelError(f"{path}: {nbytes - position} bytes follow the last tensor; {DAMAGED}")

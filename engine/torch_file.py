@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelError
+from engine.mapped_file import DAMAGED, map_file
 from engine.rounding import round_to_bf16
-from engine.safetensors_file import map_file
 
 MAX_PICKLE = 100_000_000  # bytes; of a real model it is under one million
-_AGAIN = "the file is damaged or cut short, fetch it again"
 _LOCAL_HEADER = 30  # bytes before the name in a zip member's local header
 _DTYPES: dict[str, np.dtype[Any]] = {
     "BFloat16Storage": np.dtype("<u2"),
@@ -104,14 +103,14 @@ class TorchFile:
         """Where the bytes [begin, end) of a member lie. Raises ModelError if it is absent, packed or beyond the end."""
         info = self._members.get(self._root + member)
         if info is None:
-            raise ModelError(f"{self.path}: lacks its member {member}; {_AGAIN}")
+            raise ModelError(f"{self.path}: lacks its member {member}; {DAMAGED}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise ModelError(f"{self.path}: its member {member} is compressed or encrypted; torch.save writes neither")
         header = self._map[info.header_offset : info.header_offset + _LOCAL_HEADER]
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         begin = info.header_offset + _LOCAL_HEADER + lengths
         if header[:4] != b"PK\x03\x04" or begin + info.file_size > len(self._map):
-            raise ModelError(f"{self.path}: its member {member} is not where the archive says; {_AGAIN}")
+            raise ModelError(f"{self.path}: its member {member} is not where the archive says; {DAMAGED}")
         return begin, begin + info.file_size
 
     def _bytes_of(self, member: str, default: bytes | None = None) -> bytes:
@@ -131,7 +130,7 @@ class TorchFile:
             raise ModelError(f"{self.path}: {error}") from error
         except Exception as error:  # a damaged pickle can fail in every way in which Python can
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise ModelError(f"{self.path}: its data.pkl is not a pickle of tensors ({what}); {_AGAIN}") from error
+            raise ModelError(f"{self.path}: its data.pkl is not a pickle of tensors ({what}); {DAMAGED}") from error
         if not isinstance(values, dict) or not values:
             raise ModelError(f"{self.path}: holds a {type(values).__name__}; expected tensors by name")
         for name, value in values.items():
@@ -145,7 +144,7 @@ class TorchFile:
         held, count = (end - begin) // _DTYPES[tensor.storage.kind].itemsize, math.prod(tensor.shape)
         if count > held or (count and tensor.last >= held):
             what = f"reaches element {max(tensor.last, count - 1)} of a storage of {held}"
-            raise ModelError(f"{self.path}: tensor {name} {list(tensor.shape)} {what}; {_AGAIN}")
+            raise ModelError(f"{self.path}: tensor {name} {list(tensor.shape)} {what}; {DAMAGED}")
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -154,7 +153,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
             return {info.filename: info for info in archive.infolist()}
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError, ValueError, OSError) as error:
         kind = "is no zip archive as torch.save has written since version 1.6"
-        raise ModelError(f"{path}: {kind} ({error}); {_AGAIN}") from error
+        raise ModelError(f"{path}: {kind} ({error}); {DAMAGED}") from error
 
 
 def _check_opcodes(content: bytes) -> None:
@@ -167,7 +166,7 @@ def _check_opcodes(content: bytes) -> None:
         beyond = opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(content)
         if opcode.proto > 4 or beyond:
             what = f"the opcode {opcode.name}{f' {argument}' if beyond else ''}"
-            raise _Refused(f"its data.pkl has {what}, which is no part of a dictionary of tensors; {_AGAIN}")
+            raise _Refused(f"its data.pkl has {what}, which is no part of a dictionary of tensors; {DAMAGED}")
 
 
 class _Refused(Exception):

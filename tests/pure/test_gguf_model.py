@@ -198,7 +198,7 @@ def test_head_size_from_the_hidden_size_where_no_key_gives_it(tmp_path: Path) ->
         ({"llama.rope.scaling.type": "linear"}, r"llama\.rope\.scaling\.factor is missing"),
         ({"llama.expert_count": 8}, r"expert_count is above 0; mixture-of-experts models are not supported"),
         ({"llama.attention.sliding_window": 128}, r"sliding_window is 128 < llama\.context_length 256"),
-        ({"split.count": 2}, r"split\.count is above 1; join the parts first"),
+        ({"llama.block_count": 2**32 - 1}, r"4294967295 layers; at most 1024 are supported"),
         ({"tokenizer.ggml.eos_token_id": "2"}, r'eos_token_id is "2"; expected a token id'),
         ({"architecture": "qwen2"}, r'general\.architecture is "qwen2"; only llama is supported'),
     ],
@@ -305,7 +305,10 @@ def test_a_flipped_byte_is_read_or_refused(whole_file: Path, data: st.DataObject
 
 @pytest.mark.parametrize(
     ("ggml_type", "message"),
-    [(24, r"is of ggml type 24, which can't be dequantised"), (9999, r"is of ggml type 9999, which can't be")],
+    [
+        (24, r"is stored as ggml type 24 \(I8\), which is not supported; quantise the model again, to Q8_0 or Q4_K"),
+        (9999, r"is stored as ggml type 9999 \(unknown\), which is not supported"),
+    ],
 )
 def test_unknown_type_is_named(tmp_path: Path, tensors: Weights, ggml_type: int, message: str) -> None:
     path = tmp_path / "tiny.gguf"
