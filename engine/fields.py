@@ -87,6 +87,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def read_text(path: Path) -> str:
+    """The UTF-8 text file `path`. Raises ModelError when it can't be read or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: is not UTF-8 text ({error}); fetch the file again") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in the JSON file `path`. Raises ModelError when it can't be read or holds something else."""
     try:

@@ -21,10 +21,14 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from engine.errors import ModelError
+from engine.fields import Fields, shown
+from engine.tokenizers_errors import tokenizer_errors
 
 # values of tokenizer.ggml.token_type
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 SPACE = "\u2581"  # SentencePiece's visible space
+MAX_PIECE = 1024  # characters; the ways to cut a piece in two grow with its length, their cost with the square
+_PREFIX = "tokenizer.ggml."
 
 
 @dataclass(frozen=True)
@@ -76,73 +80,72 @@ def backend_from_gguf(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     Raises:
         ModelError: the file has no vocabulary, or one of a style or split rule that is not supported.
     """
-    style = metadata.get("tokenizer.ggml.model")
+    style = Fields(metadata, name).text("tokenizer.ggml.model")
     builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
     if style not in builders:
-        raise ModelError(f"{name}: tokenizer.ggml.model is {style!r}; only 'gpt2' and 'llama' are supported")
+        raise ModelError(f"{name}: tokenizer.ggml.model is {shown(style)}; only gpt2 and llama are supported")
     vocabulary = Vocabulary(metadata, name)
-    try:
+    with tokenizer_errors(f"{name}: its vocabulary does not make a tokenizer"):
         backend = builders[style](vocabulary)
         _add_whole_tokens(backend, vocabulary)
         _add_bos_and_eos(backend, vocabulary, adds_bos=_adds_bos(vocabulary, style))
-    except ModelError:
-        raise
-    except Exception as error:  # the tokenizers package raises bare Exceptions
-        raise ModelError(f"{name}: its vocabulary does not make a tokenizer: {' '.join(str(error).split())}") from error
-    return backend
+        return backend
 
 
 class Vocabulary:
     """The tokenizer's part of the metadata: tokens, and lists of the same length beside them."""
 
     def __init__(self, metadata: Mapping[str, Any], name: str) -> None:
-        self.name, self._metadata = name, metadata
-        self.tokens: list[str] = self._list("tokens", None)
-        self.types: list[int] = self._list("token_type", len(self.tokens), default=1)
+        self.fields = Fields(metadata, name)
+        self.tokens: list[str] = self._list("tokens", str, None)
+        self.types: list[int] = self._list("token_type", int, len(self.tokens), default=NORMAL)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._metadata.get(f"tokenizer.ggml.{key}", default)
-
     def scores(self) -> list[float]:
-        return self._list("scores", len(self.tokens))
+        return self._list("scores", (int, float), len(self.tokens))
 
     def merges(self) -> list[tuple[str, str]]:
-        pairs = [merge.split(" ") for merge in self._list("merges", None)]
+        # A pair of the wrong length is refused here: the tokenizers package would take it for something else.
+        pairs = [merge.split(" ") for merge in self._list("merges", str, None)]
         broken = [" ".join(pair) for pair in pairs if len(pair) != 2]
         if broken:
-            raise ModelError(f"{self.name}: tokenizer.ggml.merges holds {broken[0]!r}, expected two tokens and a space")
+            raise self.fields.error(f"{_PREFIX}merges", f"holds {shown(broken[0])}; expected two tokens and a space")
         return [(left, right) for left, right in pairs]
 
-    def of_type(self, kind: int) -> Iterator[str]:
-        return (token for token, its_type in zip(self.tokens, self.types, strict=True) if its_type == kind)
+    def of_type(self, *kinds: int) -> Iterator[str]:
+        return (token for token, its_type in zip(self.tokens, self.types, strict=True) if its_type in kinds)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self.fields.flag(_PREFIX + key) if self.fields.has(_PREFIX + key) else default
 
     def token(self, key: str) -> str:
         """The token whose id is under `key`, such as "bos_token_id"."""
-        token_id = self.get(key)
-        if not isinstance(token_id, int) or not 0 <= token_id < len(self.tokens):
-            raise ModelError(
-                f"{self.name}: tokenizer.ggml.{key} is {token_id!r}; expected an id below {len(self.tokens)}"
-            )
+        token_id = self.fields.integer(_PREFIX + key, minimum=0)
+        if token_id >= len(self.tokens):
+            raise self.fields.error(_PREFIX + key, f"is {token_id}; expected an id below {len(self.tokens)}")
         return self.tokens[token_id]
 
-    def _list(self, key: str, length: int | None, default: Any = None) -> list[Any]:
-        values = self.get(key)
-        if values is None and default is not None and length is not None:
+    def _list(self, key: str, kind: Any, length: int | None, default: Any = None) -> list[Any]:
+        name = _PREFIX + key
+        if default is not None and length is not None and not self.fields.has(name):
             return [default] * length
+        values = self.fields.values.get(name)
         if not isinstance(values, list) or not values:
-            raise ModelError(f"{self.name}: has no list tokenizer.ggml.{key}")
+            raise self.fields.error(name, f"is {shown(values)}; expected a list with entries")
+        wrong = next((value for value in values if not isinstance(value, kind)), None)
+        if wrong is not None:
+            raise self.fields.error(name, f"has the entry {shown(wrong)}, which is of a wrong type")
         if length is not None and len(values) != length:
-            raise ModelError(f"{self.name}: tokenizer.ggml.{key} has {len(values)} entries for {length} tokens")
+            raise self.fields.error(name, f"has {len(values)} entries for {length} tokens")
         return values
 
 
 def _split_rule(vocabulary: Vocabulary) -> SplitRule:
-    rule = vocabulary.get("pre", "default")
-    if rule not in SPLIT_RULES:
+    name = vocabulary.fields.text(f"{_PREFIX}pre", default="default")
+    if name not in SPLIT_RULES:
         known = ", ".join(sorted(SPLIT_RULES))
-        raise ModelError(f"{vocabulary.name}: tokenizer.ggml.pre is {rule!r}, which is not supported; known: {known}")
-    return SPLIT_RULES[rule]
+        raise vocabulary.fields.error(f"{_PREFIX}pre", f"is {shown(name)}, which is not supported; known: {known}")
+    return SPLIT_RULES[name]
 
 
 def _byte_level_bpe(vocabulary: Vocabulary) -> Tokenizer:
@@ -163,7 +166,7 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> Tokenizer:
     backend = Tokenizer(BPE(vocabulary.ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes))
     show_spaces = normalizers.Replace(" ", SPACE)
     hide_spaces = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if vocabulary.get("add_space_prefix", True):
+    if vocabulary.flag("add_space_prefix", True):
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), show_spaces])
         backend.decoder = decoders.Sequence([*hide_spaces, decoders.Strip(" ", left=1, right=0)])
     else:
@@ -172,17 +175,23 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every way to put a token together from two others, the token of the highest score first.
+    """Every way to put a piece together from two others, the piece of the highest score first.
 
-    SentencePiece joins whichever neighbours form the best-scored token; BPE applies the merge of the lowest
-    rank. With ranks in the order of the scores the two are one algorithm.
+    SentencePiece joins whichever neighbours form the best-scored piece; BPE applies the merge of the lowest
+    rank. With ranks in the order of the scores the two are one algorithm. Control and byte tokens are no pieces.
     """
-    ids, merges = vocabulary.ids, []
+    pieces = {token: vocabulary.ids[token] for token in vocabulary.of_type(NORMAL, USER_DEFINED)}
+    merges = []
     for token, score in zip(vocabulary.tokens, vocabulary.scores(), strict=True):
+        if token not in pieces:
+            continue
+        if len(token) > MAX_PIECE:
+            what = f"holds a piece of {len(token)} characters; expected at most {MAX_PIECE}"
+            raise vocabulary.fields.error(f"{_PREFIX}tokens", what)
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
-            if left in ids and right in ids:
-                merges.append((-score, ids[left], ids[right], left, right))
+            if left in pieces and right in pieces:
+                merges.append((-score, pieces[left], pieces[right], left, right))
     return [(left, right) for *_, left, right in sorted(merges)]
 
 
@@ -194,12 +203,12 @@ def _add_whole_tokens(backend: Tokenizer, vocabulary: Vocabulary) -> None:
 
 def _adds_bos(vocabulary: Vocabulary, style: str) -> bool:
     default = style == "llama" or _split_rule(vocabulary).adds_bos
-    return bool(vocabulary.get("add_bos_token", default))
+    return vocabulary.flag("add_bos_token", default)
 
 
 def _add_bos_and_eos(backend: Tokenizer, vocabulary: Vocabulary, adds_bos: bool) -> None:
     before = [vocabulary.token("bos_token_id")] if adds_bos else []
-    after = [vocabulary.token("eos_token_id")] if vocabulary.get("add_eos_token", False) else []
+    after = [vocabulary.token("eos_token_id")] if vocabulary.flag("add_eos_token", False) else []
     if before or after:
         backend.post_processor = processors.TemplateProcessing(
             single=[*before, "$A", *after],

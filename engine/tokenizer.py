@@ -20,11 +20,12 @@ import tokenizers
 from engine.chat_template import ChatTemplate
 from engine.detokenize import IncrementalDecoder
 from engine.errors import ModelError, UsageError
-from engine.fields import read_json
+from engine.fields import Fields, read_json, read_text
 from engine.gguf_header import GgufHeader, read_gguf_header
 from engine.gguf_tokenizer import backend_from_gguf
 from engine.meta_checkpoint import PARAMS, TOKENIZER, is_meta_folder, vocab_size_of
 from engine.tiktoken_file import BOS, CHAT_TEMPLATE, EOS, backend_from_tiktoken
+from engine.tokenizers_errors import tokenizer_errors
 
 __all__ = ["IncrementalDecoder", "Tokenizer", "load_tokenizer", "tokenizer_from_gguf"]
 
@@ -78,17 +79,20 @@ class Tokenizer:
 
         Raises:
             UsageError: the text holds half of a surrogate pair, so it is not valid Unicode.
+            ModelError: the vocabulary has no token for a part of it, and none for what is unknown.
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError(f"the text is not valid Unicode: character {error.start} is a lone surrogate") from error
-        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with tokenizer_errors(f"{self.name}: the tokenizer fails on this text"):
+            ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that form no character are U+FFFD, ids without a token nothing."""
-        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with tokenizer_errors(f"{self.name}: the tokenizer fails on token ids"):
+            text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def token(self, token_id: int) -> str | None:
@@ -111,7 +115,8 @@ class Tokenizer:
         token = self.special_tokens.get(key)
         if token is None:
             return None
-        token_id: int | None = self.backend.token_to_id(token)
+        with tokenizer_errors(f"{self.name}: its {key} {token!r}"):  # a lone surrogate is no text to Rust
+            token_id: int | None = self.backend.token_to_id(token)
         if token_id is None:
             raise ModelError(f"{self.name}: its {key} {token!r} is not in the vocabulary")
         return token_id
@@ -137,15 +142,16 @@ def tokenizer_from_gguf(header: GgufHeader) -> Tokenizer:
     Raises:
         ModelError: see `backend_from_gguf`.
     """
-    name, metadata = str(header.path), header.metadata
-    backend = backend_from_gguf(metadata, name)
+    name, fields = str(header.path), Fields(header.metadata, str(header.path))
+    backend = backend_from_gguf(header.metadata, name)
     special_tokens = {}
     for key, stored_as in SPECIAL_TOKENS.items():
-        token_id = metadata.get(f"tokenizer.ggml.{stored_as}")
-        token = None if token_id is None else backend.id_to_token(token_id)
+        ids = fields.ids(f"tokenizer.ggml.{stored_as}")
+        # 2^32 - 1 is how some converters write "none".
+        token = backend.id_to_token(ids[0]) if ids and ids[0] < backend.get_vocab_size() else None
         if token is not None:
             special_tokens[key] = token
-    return Tokenizer(backend, name, special_tokens, metadata.get("tokenizer.chat_template"))
+    return Tokenizer(backend, name, special_tokens, fields.text("tokenizer.chat_template", default="") or None)
 
 
 def tokenizer_from_meta(folder: Path) -> Tokenizer:
@@ -180,22 +186,20 @@ def _read_backend(file: Path) -> tokenizers.Tokenizer:
         raise ModelError(
             f"{file}: missing; a model folder needs its tokenizer in this file (tokenizer.model is not read)"
         )
-    try:
+    with tokenizer_errors(f"{file}: not a tokenizer"):
         return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises bare Exceptions
-        raise ModelError(f"{file}: not a tokenizer: {' '.join(str(error).split())}") from error
 
 
 def _folder_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, else `chat_template` in tokenizer_config.json: a text, or a list of named ones."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
         if "default" not in named:
-            raise ModelError(f"{folder}: no chat template is named 'default' (found: {', '.join(map(str, named))})")
+            raise ModelError(f"{folder}: no chat template is named 'default' (found: {', '.join(named)})")
         template = named["default"]
     if template is not None and not isinstance(template, str):
         raise ModelError(

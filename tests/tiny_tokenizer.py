@@ -36,7 +36,8 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz.,!"
 
 def byte_level_metadata(split_rule: str = "smollm", **changes: Any) -> dict[str, Any]:
     """GPT-2's style: control tokens, the 256 bytes, one token a merge, and a user-defined token."""
-    bytes_ = sorted(byte_alphabet(), key=lambda character: byte_alphabet()[character])
+    alphabet = byte_alphabet()
+    bytes_ = sorted(alphabet, key=alphabet.__getitem__)
     tokens = ["<s>", "</s>", *bytes_, *(merge.replace(" ", "") for merge in MERGES), "<think>"]
     types = [CONTROL] * 2 + [NORMAL] * (len(tokens) - 3) + [USER_DEFINED]
     fields = {"model": "gpt2", "tokens": tokens, "token_type": types, "pre": split_rule, "merges": MERGES}

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.models import WordLevel
 
 from engine.errors import ModelError, UsageError
 from engine.gguf_header import GgufHeader
 from engine.gguf_tokenizer import SPLIT_RULES
 from engine.model_files import default_model
 from engine.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from engine.tokenizers_errors import tokenizer_errors
 from tests.tiny_tokenizer import PIECES, SPACE, byte_level_metadata, sentencepiece_metadata, write_gguf
 
 TOKENS = json.loads((Path(__file__).parent.parent / "fixtures" / "smollm2_tokens.json").read_text("utf-8"))
@@ -231,7 +234,10 @@ def damaged(folder: Path, name: str, content: str | None) -> Path:
         ("tokenizer_config.json", "{", "tokenizer_config.json"),
         ("tokenizer_config.json", '{"eos_token": "<|gone|>"}', "eos_token '<|gone|>' is not in the vocabulary"),
         ("tokenizer_config.json", '{"chat_template": [{"name": "rag", "template": ""}]}', "found: rag"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": ["default"], "template": ""}]}', "found: ['default']"),
         ("tokenizer_config.json", '{"chat_template": 7}', "is a int"),
+        ("tokenizer_config.json", '{"eos_token": "\\ud800"}', "eos_token '\\ud800'"),
+        ("tokenizer.json", '{"model": {"type": "Martian"}}', "tokenizer.json: not a tokenizer"),
         ("tokenizer_config.json", '{"chat_template": "{% if %}"}', "chat template does not parse"),
         ("chat_template.jinja", "{{", "chat template does not parse"),
     ],
@@ -247,13 +253,24 @@ def test_damaged_folder_is_refused(folder: Path, name: str, content: str | None,
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "tokenizer.ggml.model is None"),
-        ({"tokenizer.ggml.model": "bert"}, "'bert'"),
-        (byte_level_metadata("kimi-k2"), "'kimi-k2'"),
+        ({}, "tokenizer.ggml.model is missing; expected a string"),
+        ({"tokenizer.ggml.model": ["gpt2"]}, 'tokenizer.ggml.model is ["gpt2"]; expected a string'),
+        ({"tokenizer.ggml.model": "bert"}, 'tokenizer.ggml.model is "bert"; only gpt2 and llama are supported'),
+        (
+            byte_level_metadata("kimi-k2"),
+            'pre is "kimi-k2", which is not supported; known: codeshell, command-r, dbrx,',
+        ),
+        (byte_level_metadata("smollm", pre=7), "tokenizer.ggml.pre is 7; expected a string"),
+        (byte_level_metadata(tokens=[]), "tokenizer.ggml.tokens is []; expected a list with entries"),
+        (byte_level_metadata(tokens=["a", 3]), "tokenizer.ggml.tokens has the entry 3, which is of a wrong type"),
+        (byte_level_metadata(add_bos_token="no"), 'add_bos_token is "no"; expected true or false'),
+        (byte_level_metadata(unknown_token_id="0"), 'unknown_token_id is "0"; expected a token id'),
+        (sentencepiece_metadata(scores=["x"]), 'tokenizer.ggml.scores has the entry "x"'),
+        (byte_level_metadata() | {"tokenizer.chat_template": 7}, "tokenizer.chat_template is 7; expected a string"),
         (byte_level_metadata(tokens=None), "tokenizer.ggml.tokens"),
         (byte_level_metadata(token_type=[1, 2]), "2 entries for"),
         (byte_level_metadata(merges=["h e", "he zz"]), "does not make a tokenizer"),
-        (byte_level_metadata(merges=["he"]), "holds 'he'"),
+        (byte_level_metadata(merges=["he"]), 'holds "he"; expected two tokens and a space'),
         (byte_level_metadata(merges=None), "tokenizer.ggml.merges"),
         (byte_level_metadata(add_bos_token=True, bos_token_id=9999), "bos_token_id is 9999"),
         (sentencepiece_metadata(scores=None), "tokenizer.ggml.scores"),
@@ -265,6 +282,38 @@ def test_metadata_that_makes_no_tokenizer_is_refused(metadata: dict[str, Any], m
     assert message in str(caught.value)
     assert str(caught.value).startswith("tiny.gguf: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_piece_without_end_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"tokens holds a piece of 5000 characters; expected at most 1024"):
+        from_metadata(
+            sentencepiece_metadata(tokens=["<s>", "</s>", "a" * 5000], token_type=[3, 3, 1], scores=[0.0] * 3)
+        )
+
+
+def test_folder_with_files_that_are_no_text_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja: is not UTF-8 text"):
+        load_tokenizer(folder)
+
+
+def test_text_that_the_tokenizer_fails_on_is_a_model_error() -> None:
+    """A vocabulary of words that has no token for an unknown one."""
+    tokenizer = Tokenizer(tokenizers.Tokenizer(WordLevel({"a": 0}, unk_token="?")), "words", {})
+    with pytest.raises(ModelError, match="words: the tokenizer fails on this text: "):
+        tokenizer.encode("b")
+
+
+def test_a_panic_of_the_rust_code_is_a_model_error() -> None:
+    class PanicException(BaseException):
+        """What pyo3 raises: derived from BaseException, and exported by nobody."""
+
+    with pytest.raises(ModelError, match=r"file: index out of bounds$"), tokenizer_errors("file"):
+        raise PanicException("index out\nof bounds")
+    with pytest.raises(KeyboardInterrupt), tokenizer_errors("file"):
+        raise KeyboardInterrupt
+    with pytest.raises(ModelError, match=r"^file: x{300}\.\.\.$"), tokenizer_errors("file"):
+        raise Exception("x" * 5000)
 
 
 def test_missing_path_is_refused(tmp_path: Path) -> None:
