@@ -41,12 +41,14 @@ class SplitRule:
         ignore_merges: a piece that is a token as a whole is taken as it is, even where the merges would not
             build it.
         adds_bos: whether text begins with the BOS token where the file has no `add_bos_token`.
+        composes: before everything, accents and their letters are joined (Unicode's form NFC).
     """
 
     patterns: tuple[str, ...]
     single_digits: bool = False
     ignore_merges: bool = False
     adds_bos: bool = False
+    composes: bool = False
 
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -67,7 +69,8 @@ _NAMES = {
     SplitRule((_GPT2,), single_digits=True): "smollm starcoder refact command-r codeshell exaone",
     SplitRule((_LLAMA3,), ignore_merges=True, adds_bos=True): "llama-bpe llama3 llama-v3 falcon3",
     SplitRule((_LLAMA3,)): "dbrx smaug-bpe",
-    SplitRule((_QWEN2,)): "qwen2 deepseek-r1-qwen stablelm2",
+    SplitRule((_QWEN2,), composes=True): "qwen2 deepseek-r1-qwen",
+    SplitRule((_QWEN2,)): "stablelm2",
     SplitRule((_TEKKEN,), ignore_merges=True, adds_bos=True): "tekken",
     SplitRule(_PUNCTUATION_FIRST): "default",
 }
@@ -151,6 +154,8 @@ def _split_rule(vocabulary: Vocabulary) -> SplitRule:
 def _byte_level_bpe(vocabulary: Vocabulary) -> Tokenizer:
     rule = _split_rule(vocabulary)
     backend = Tokenizer(BPE(vocabulary.ids, vocabulary.merges(), ignore_merges=rule.ignore_merges))
+    if rule.composes:
+        backend.normalizer = normalizers.NFC()
     steps: list[PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)] if rule.single_digits else []
     steps += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

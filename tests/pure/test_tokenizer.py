@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def test_no_split_rule_loses_text(rule: str) -> None:
 
     @given(text=any_text)
     def round_trip(text: str) -> None:
-        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
+        expected = unicodedata.normalize("NFC", text) if SPLIT_RULES[rule].composes else text
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == expected
 
     round_trip()
 
