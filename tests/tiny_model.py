@@ -159,13 +159,15 @@ def write_gguf(
     tensors: Mapping[str, NDArray[Any]],
     matrix_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     architecture: str = "llama",
+    split_max_tensors: int = 0,
     **changes: Any,
 ) -> None:
     """A GGUF file of GGUF_METADATA with `changes`; the change ... takes a key away.
 
-    Matrices are quantised to `matrix_type`, vectors stay float32.
+    Matrices are quantised to `matrix_type`, vectors stay float32. With `split_max_tensors` the model is cut into files
+    of so many tensors, named like `path` with -00001-of-00002 behind its stem.
     """
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     for key, value in {**GGUF_METADATA, **changes}.items():
         add_value(writer, key, value)
     for name, values in tensors.items():

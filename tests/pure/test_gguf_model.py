@@ -23,6 +23,7 @@ from engine.errors import ModelError
 from engine.gguf_header import read_gguf_header
 from engine.gguf_model import dequantize, hf_name, unpermute
 from engine.model_files import default_model
+from tests.raw_gguf import join_gguf, tensor
 from tests.tiny_model import gguf_tensors, permuted, random_weights, read_config, write_gguf
 
 F32, F16, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
@@ -336,6 +337,33 @@ def test_rows_must_be_whole_blocks(tmp_path: Path, tensors: Weights) -> None:
         ModelError, match=r"blk\.1\.ffn_up\.weight: shape \[32, 48\] does not come in whole blocks of 32"
     ):
         open_checkpoint(path)
+
+
+def crafted(path: Path, *tensors: bytes, data: bytes = bytes(256)) -> Path:
+    """A GGUF file of these tensor entries, without metadata."""
+    path.write_bytes(join_gguf([], tensors, data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            [tensor("a", [8], offset=0), tensor("b", [8], offset=0)],
+            r"tensor b at byte \d+ overlaps a; the file is damaged",
+        ),
+        ([tensor("a", [16], offset=0), tensor("b", [8], offset=32)], r"tensor b at byte \d+ overlaps a"),
+        ([tensor("a", [8], offset=2**63)], r"tensor a ends at byte \d+ of \d+; the file is cut short"),
+        ([tensor("a", [2**62])], r"tensor a ends at byte \d+ of \d+; the file is cut short"),
+        ([tensor("a", [2**62] * 4)], r"tensor a ends at byte \d+ of \d+; the file is cut short"),
+        ([tensor("a", [64], offset=128)], r"tensor a ends at byte \d+ of \d+; the file is cut short"),
+        ([tensor("a", [64], ggml_type=31)], r"tensor a is stored as ggml type 31 \(unknown\), which is not supported"),
+        ([tensor("a", [8])], r"general\.architecture is missing"),
+    ],
+)
+def test_tensors_that_lie_wrong_are_named(tmp_path: Path, tensors: list[bytes], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        open_checkpoint(crafted(tmp_path / "crafted.gguf", *tensors))
 
 
 # The default model
