@@ -8,7 +8,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from bindings.dtypes import float32_to_bf16
-from engine.gguf_model import dequantize
+from engine.gguf_model import dequantize, is_supported
 from tests.quantized_model import random_blocks
 from tests.reference.gguf_blocks import BLOCKS, dequantized, expected_bf16
 
@@ -45,3 +45,20 @@ def test_a_half_of_infinity_or_nan_comes_out_without_a_warning(recwarn: pytest.W
         values = dequantize(random_blocks(kind, 8, scales, np.random.default_rng(0)), GGMLQuantizationType[kind])
         assert not np.isfinite(values).all()
     assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GGMLQuantizationType if is_supported(kind)], ids=lambda k: k.name)
+def test_blocks_come_out_as_from_the_gguf_package(kind: GGMLQuantizationType) -> None:
+    """Any bytes are valid blocks. Row by row the package's way, against ours in one go; the same bits, NaN or not."""
+    values, nbytes = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.random.default_rng(int(kind)).integers(0, 256, (33, 5 * nbytes), np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = gguf.dequantize(rows, kind).astype(np.float32)
+        got = dequantize(rows.reshape(-1), kind)
+    assert got.shape == (33 * 5 * values,)
+    assert np.array_equal(got, expected.reshape(-1), equal_nan=True)
+
+
+def test_types_beyond_the_promised_ones_are_let_in_where_the_package_knows_them() -> None:
+    assert all(is_supported(GGMLQuantizationType[name]) for name in (*TYPES, "Q2_K", "Q3_K", "IQ4_XS", "TQ1_0"))
+    assert not any(is_supported(GGMLQuantizationType[name]) for name in ("Q8_K", "I8", "I32", "F64"))
