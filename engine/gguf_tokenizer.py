@@ -108,7 +108,6 @@ class Vocabulary:
         return self._list("scores", (int, float), len(self.tokens))
 
     def merges(self) -> list[tuple[str, str]]:
-        # A pair of the wrong length is refused here: the tokenizers package would take it for something else.
         pairs = [merge.split(" ") for merge in self._list("merges", str, None)]
         broken = [" ".join(pair) for pair in pairs if len(pair) != 2]
         if broken:
