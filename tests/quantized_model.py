@@ -57,7 +57,9 @@ def write_quantized(
             continue
         kind = next(kind for part, kind in kinds.items() if part in name)
         block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-        stored = random_blocks(kind, values.size // block, USUAL_SCALES, random)
+        # The plain types have no q to multiply: 32 times the scale gives values of the size of the others'.
+        scales = USUAL_SCALES if kind in BLOCKS else 32 * USUAL_SCALES
+        stored = random_blocks(kind, values.size // block, scales, random)
         rows = stored.reshape(values.shape[0], values.shape[1] // block * nbytes)
         writer.add_tensor(gguf_name(name), rows, raw_dtype=GGMLQuantizationType[kind])
         weights[name] = _in_order(name, dequantized(stored, kind).reshape(values.shape), config)
