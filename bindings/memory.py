@@ -7,8 +7,11 @@ Every `Buffer` registers itself here while it lives, so that an address can be t
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections import deque
 
 from bindings.errors import CudaError
+
+FREED_NAMES = 256  # how many of the ranges freed last keep their names, for reports of a use after free
 
 
 class OutOfMemory(CudaError):
@@ -39,6 +42,7 @@ class MemoryMap:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ranges: dict[int, tuple[int, str]] = {}
+        self._freed: deque[tuple[int, int, str]] = deque(maxlen=FREED_NAMES)
 
     def add(self, address: int, nbytes: int, name: str) -> None:
         """Register a range of `nbytes` at `address`; a range that began there before is forgotten."""
@@ -47,12 +51,25 @@ class MemoryMap:
         self._ranges[address] = (nbytes, name)
 
     def remove(self, address: int) -> None:
-        """Forget the range that begins at `address`."""
-        if self._ranges.pop(address, None) is not None:
+        """The range that begins at `address` is freed; its name is kept for a while."""
+        found = self._ranges.pop(address, None)
+        if found is not None:
             del self._starts[bisect_right(self._starts, address) - 1]
+            self._freed.append((address, *found))
+
+    def name_at(self, address: int) -> str | None:
+        """The name of the range that holds `address`, or of one that did: then as `freed NAME`; None if none did."""
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self._starts[index] + self._ranges[self._starts[index]][0]:
+            return self._ranges[self._starts[index]][1]
+        freed = self._freed_at(address)
+        return None if freed is None else f"freed {freed[2]}"
+
+    def _freed_at(self, address: int) -> tuple[int, int, str] | None:
+        return next((range_ for range_ in reversed(self._freed) if 0 <= address - range_[0] < range_[1]), None)
 
     def describe(self, address: int) -> str:
-        """`name` or `name+0xOFFSET` for an address inside a range, `just past the end of name`, else plain hex."""
+        """`name+0xOFFSET` of an address, `freed name+0xOFFSET`, `just past the end of name`, else plain hex."""
         index = bisect_right(self._starts, address) - 1
         if index >= 0:
             start = self._starts[index]
@@ -62,6 +79,9 @@ class MemoryMap:
                 return name if offset == 0 else f"{name}+{offset:#x}"
             if offset < nbytes + 4096:
                 return f"{address:#x} ({offset - nbytes} bytes past the end of {name})"
+        freed = self._freed_at(address)
+        if freed is not None:
+            return f"freed {freed[2]}" + (f"+{address - freed[0]:#x}" if address > freed[0] else "")
         return f"{address:#x}" if address else "NULL"
 
     def live(self) -> list[tuple[int, int, str]]:

@@ -68,18 +68,26 @@ def cases_of(op: Op) -> list[Case]:
     return cases
 
 
-def run(op: Op, problem: Problem, device: Device, guarded: bool = False) -> dict[str, NDArray]:
+def run(
+    op: Op, problem: Problem, device: Device, guarded: bool = False, fresh_outputs: bool = False
+) -> dict[str, NDArray]:
     """Launch `op` on fresh device memory and return the carrier array of every output.
 
     Outputs start as poison. With `guarded`, each tensor lies between two zones of poison whose bits must survive;
     without, it has an allocation to itself, where the CPU device's fences (and compute-sanitizer on a GPU) see a stray
-    access.
+    access. With `fresh_outputs` nobody writes the poison, which on the CPU device new memory holds anyway: a checked
+    run then finds a kernel that reads its output.
 
     Raises:
         AssertionError: an input or a guard zone was written, or an input of the problem was not rounded first.
     """
     before = {arg.name: _initial(arg, problem) for arg in op.tensors}
-    placed = {arg.name: _place(device, arg, before[arg.name], guarded) for arg in op.tensors}
+    placed = {
+        arg.name: device.empty(before[arg.name].shape, arg.dtype, arg.name)
+        if fresh_outputs and arg.role == "out"
+        else _place(device, arg, before[arg.name], guarded)
+        for arg in op.tensors
+    }
     try:
         op(device.stream, **placed, **problem.scalars)
         after = {name: tensor.numpy() for name, tensor in placed.items()}

@@ -2,7 +2,8 @@
 
 Names, arguments, `(status, *values)` answers, enums and handle types are those of cuda.bindings. What happens is CUDA's
 too, at its strictest: what CUDA leaves undefined or finds out late is refused at once. Not in CUDA are `set_schedule`,
-`set_streams`, `set_fences`, `last_report`, `last_refusal`, `reset_sticky`, `find_allocation` and `live_allocations`.
+`set_streams`, `set_fences`, `set_checks`, `last_report`, `last_refusal`, `reset_sticky`, `find_allocation` and
+`live_allocations`.
 
 This file has what belongs to no room: initialisation, the primary context, error texts, and the list of all others.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUcontext, CUresult
 
-from bindings.cpu import attributes, context, executor, fences, leaks
+from bindings.cpu import attributes, checks, context, executor, fences, leaks
 from bindings.cpu.attributes import (
     cuDeviceGet,
     cuDeviceGetAttribute,
@@ -22,6 +23,7 @@ from bindings.cpu.attributes import (
     cuDeviceGetName,
     cuDeviceTotalMem,
 )
+from bindings.cpu.checks import set_checks
 from bindings.cpu.context import (
     INVALID_VALUE,
     PRIMARY_CONTEXT,
@@ -149,6 +151,7 @@ __all__ = [
     "last_report",
     "live_allocations",
     "reset_sticky",
+    "set_checks",
     "set_fences",
     "set_schedule",
     "set_streams",
@@ -210,6 +213,7 @@ def cuInit(Flags: int) -> None:
         thread_count()
         memory_limit()
         fences.set_fences_from_environment()
+        checks.set_checks_from_environment()
         schedule = schedule_from_environment()
         if schedule is not None:
             set_schedule(*schedule)

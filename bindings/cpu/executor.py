@@ -7,19 +7,35 @@ import _ctypes
 import ctypes
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from bindings.cache_directory import CacheError
 from bindings.cpu import host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS
+from bindings.cpu.shared_arrays import array_at, shared_arrays
 from bindings.cpu.source_lines import source_line
 from bindings.errors import CutawayError
 
 ORDERS = ("ascending", "descending", "shuffled", "greedy")  # as enum Order in runtime/schedule.h
 RUNTIME = Path(__file__).resolve().parent / "runtime"
+ACCESS_CHECKS = RUNTIME.parent / "access_checks"
 RUNTIME_FLAGS = ("-fvisibility=hidden",)
+_DYNAMIC_SHARED, _STATIC_SHARED = 2, 3  # enum Memory in runtime/report.h
+
+
+@dataclass(frozen=True)
+class OtherAccess:
+    """The earlier of two accesses that nothing orders; `what` is "with no barrier after the write" and the like."""
+
+    what: str
+    thread: tuple[int, int, int]
+    location: str | None
+
+    def __str__(self) -> str:
+        location = f" at {self.location}" if self.location else ""
+        return f"{self.what} by thread {self.thread}{location}"
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,8 @@ class Report:
 
     `kind` is a short phrase ("illegal address", "divergent barrier", …); `thread` is None when no single one is to
     blame, `block` when it was no kernel; `address` is that of a faulting access; `location` is `file:line`, None where
-    it is not known.
+    it is not known. `buffer` is the name of what an access went to, or a shared array's, and `offset` how many bytes
+    behind its start (it may be negative); `other` is the access that this one collides with.
     """
 
     kind: str
@@ -38,12 +55,27 @@ class Report:
     address: int | None
     location: str | None
     text: str
+    buffer: str | None = None
+    offset: int | None = None
+    other: OtherAccess | None = None
 
     def __str__(self) -> str:
         block = f", block {self.block}" if self.block is not None else ""
         thread = f", thread {self.thread}" if self.thread is not None else ""
         location = f" at {self.location}" if self.location else ""
         return f"{self.kind} in {self.kernel}{location}{block}{thread}: {self.text}"
+
+
+class _CAccess(ctypes.Structure):
+    """struct AccessReport of runtime/report.h."""
+
+    _fields_ = (
+        ("memory", ctypes.c_int),
+        ("offset", ctypes.c_int64),
+        ("other", ctypes.c_char * 64),
+        ("other_thread", ctypes.c_uint * 3),
+        ("other_program_counter", ctypes.c_uint64),
+    )
 
 
 class _CReport(ctypes.Structure):
@@ -59,7 +91,14 @@ class _CReport(ctypes.Structure):
         ("thread", ctypes.c_uint * 3),
         ("address", ctypes.c_uint64),
         ("program_counter", ctypes.c_uint64),
+        ("access", _CAccess),
     )
+
+
+class _CSharedArray(ctypes.Structure):
+    """struct SharedArray of runtime/shared_memory.h."""
+
+    _fields_ = (("offset", ctypes.c_size_t), ("size", ctypes.c_size_t))
 
 
 class _CLoadedKernel(ctypes.Structure):
@@ -68,9 +107,13 @@ class _CLoadedKernel(ctypes.Structure):
     _fields_ = (
         ("entry", ctypes.c_void_p),
         ("module_base", ctypes.c_uint64),
+        ("module_end", ctypes.c_uint64),
         ("tls_module", ctypes.c_size_t),
         ("tls_bytes", ctypes.c_size_t),
         ("block_seconds", ctypes.c_double),
+        ("checked", ctypes.c_int),
+        ("num_arrays", ctypes.c_int),
+        ("arrays", ctypes.c_void_p),
     )
 
 
@@ -136,6 +179,19 @@ def _runtime() -> ctypes.CDLL:
     return library
 
 
+@lru_cache(maxsize=1)
+def _access_checks() -> ctypes.CDLL:
+    """The library that checked kernels call before each access; compiled and loaded when checks are first asked for."""
+    _runtime()  # whose functions it calls
+    headers = [*ACCESS_CHECKS.glob("*.h"), *RUNTIME.glob("*.h"), SIMT_HEADERS / "simt_runtime.h"]
+    path = host_compiler.build_library("checks", sorted(ACCESS_CHECKS.glob("*.cpp")), headers, RUNTIME_FLAGS)
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    library.simt_check_memory.argtypes = [ctypes.c_bool]
+    library.simt_add_allocation.argtypes = [ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p]
+    library.simt_remove_allocation.argtypes = [ctypes.c_uint64]
+    return library
+
+
 def set_schedule(name: str, seed: int = 0) -> None:
     """Choose the order in which threads and blocks take turns, from the next launch on.
 
@@ -148,15 +204,36 @@ def set_schedule(name: str, seed: int = 0) -> None:
     _runtime().simt_set_schedule(ORDERS.index(name), seed)
 
 
+def check_memory(on: bool) -> None:
+    """Whether launches of checked kernels are checked. Switched on, no allocation is known yet."""
+    _access_checks().simt_check_memory(on)
+
+
+def add_allocation(address: int, nbytes: int, written: int) -> None:
+    """Let checked kernels touch `nbytes` at `address`.
+
+    `written` is the address of a map of as many bytes, not 0 where the memory was written; if 0, all of it counts as
+    written.
+    """
+    _access_checks().simt_add_allocation(address, nbytes, written)
+
+
+def remove_allocation(address: int) -> None:
+    """The allocation that began at `address` is no more."""
+    _access_checks().simt_remove_allocation(address)
+
+
 class Module:
     """A loaded image; `kernels` by name. Raises CutawayError if the image is not one of the CPU device's."""
 
     def __init__(self, image: bytes) -> None:
         self.image = image
         self.kernels: dict[str, KernelInfo] = {}
-        self._library = _open_image(image)
+        self.library = _open_image(image)
+        found = [_CSharedArray(array.offset, array.nbytes) for array in shared_arrays(image)]
+        self.arrays = (_CSharedArray * len(found))(*found)
         try:
-            entries = _kernel_table(self._library)
+            entries = _kernel_table(self.library)
         except CutawayError:
             self.close()
             raise
@@ -164,9 +241,9 @@ class Module:
 
     def close(self) -> None:
         """Unload the code. No kernel of the module may be launched afterwards."""
-        if self._library is not None:
-            _ctypes.dlclose(self._library._handle)
-        self._library = None
+        if self.library is not None:
+            _ctypes.dlclose(self.library._handle)
+        self.library = None
         self.kernels = {}
 
 
@@ -204,11 +281,22 @@ def _kernel_table(library: ctypes.CDLL | None) -> list[_CKernel]:
     return kernels
 
 
+def _is_checked(library: ctypes.CDLL | None) -> int:
+    """SIMT_IS_CHECKED of simt/simt_export.h, as the module was compiled with it."""
+    return ctypes.c_int.in_dll(library, "simt_is_checked").value  # type: ignore[arg-type]
+
+
 def _describe(kernel: _CKernel, module: Module) -> KernelInfo:
-    loaded = _CLoadedKernel(entry=kernel.entry)
+    checked = _is_checked(module.library)
+    arrays = module.arrays
+    loaded = _CLoadedKernel(
+        entry=kernel.entry, checked=checked, num_arrays=len(arrays), arrays=ctypes.addressof(arrays)
+    )
     _runtime().simt_find_module(ctypes.addressof(loaded))
     params = [(parameter.offset, parameter.size) for parameter in kernel.parameters[: kernel.num_parameters]]
-    return KernelInfo(kernel.name.decode(), params, loaded.tls_bytes, kernel.max_threads, module, loaded)
+    # A checked module has gaps between its arrays, which are not the kernel's.
+    static_bytes = sum(array.size for array in arrays) if checked else loaded.tls_bytes
+    return KernelInfo(kernel.name.decode(), params, static_bytes, kernel.max_threads, module, loaded)
 
 
 def load_module(image: bytes) -> Module:
@@ -237,14 +325,43 @@ def launch(
 
 def _to_report(kernel: KernelInfo, result: _CReport) -> Report:
     location = f"{result.file.decode()}:{result.line}" if result.file else None
-    if location is None and result.program_counter:
-        location = source_line(kernel.module.image, result.program_counter - kernel.loaded.module_base)
-    return Report(
+    report = Report(
         kind=result.kind.decode(),
         kernel=kernel.name,
         block=tuple(result.block),
         thread=tuple(result.thread) if result.has_thread else None,
         address=result.address or None,
-        location=location,
+        location=location or _line_at(kernel, result.program_counter),
         text=result.text.decode(errors="replace"),
     )
+    return _with_access(report, kernel, result.access)
+
+
+def _line_at(kernel: KernelInfo, program_counter: int) -> str | None:
+    if not program_counter:
+        return None
+    return source_line(kernel.module.image, program_counter - kernel.loaded.module_base)
+
+
+def _shared_buffer(kernel: KernelInfo, access: _CAccess) -> tuple[str, int] | None:
+    """The name of the shared memory that was touched, and the offset in it; None if it was other memory."""
+    if access.memory == _DYNAMIC_SHARED:
+        return "dynamic shared memory", access.offset
+    if access.memory == _STATIC_SHARED:
+        array = array_at(kernel.module.image, access.offset)
+        return (array.name, access.offset - array.offset) if array else ("static shared memory", access.offset)
+    return None
+
+
+def _with_access(report: Report, kernel: KernelInfo, access: _CAccess) -> Report:
+    """The report with what a checked launch knows."""
+    shared = _shared_buffer(kernel, access)
+    if shared is None:
+        return report
+    buffer, offset = shared
+    other, text = None, f"{report.text} at offset {offset} of {buffer}"
+    if access.other:
+        location = _line_at(kernel, access.other_program_counter)
+        other = OtherAccess(access.other.decode(), tuple(access.other_thread), location)
+        text = f"{text}, {other}"
+    return replace(report, text=text, buffer=buffer, offset=offset, other=other)

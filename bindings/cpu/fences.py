@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 
-from bindings.cpu import context
 from bindings.cpu.executor import Report
-from bindings.cpu.memory import Allocation, heap
+from bindings.cpu.memory import Allocation, blame, heap
 from bindings.errors import CutawayError
 
 MODES = ("sync", "launch")
@@ -37,8 +36,7 @@ def set_fences_from_environment() -> None:
 def _fail(address: int | None, culprit: str) -> None:
     if address is not None:
         text = f"a write to {address:#x}, outside of every allocation"
-        report = Report("illegal address", culprit, None, None, address, None, text)
-        raise context.fault(report, str(heap.find(address)))
+        raise blame(Report("illegal address", culprit, None, None, address, None, text))
 
 
 def after_every_operation() -> bool:

@@ -8,10 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bindings.cpu import host_compiler
-from bindings.cpu.context import fault
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from bindings.cpu import checks, host_compiler
+from bindings.cpu.context import Failure
 from bindings.cpu.executor import Report, thread_count
-from bindings.cpu.memory import heap
+from bindings.cpu.memory import blame, heap
 from bindings.cpu.operations import Operation, Span
 
 HERE = Path(__file__).resolve().parent
@@ -69,6 +73,14 @@ class Operand(NamedTuple):
         without_gaps = self.columns == 1 or self.leading == self.rows
         return without_gaps and (self.batch == 1 or self.stride == self.rows * self.columns)
 
+    def written_map(self) -> NDArray[np.uint8] | None:
+        """Which of its bytes were written (checks.py): [batch, columns, bytes of a column]; None if nobody knows."""
+        map_ = checks.written_map(self.address, self.nbytes)
+        if map_ is None:
+            return None
+        shape = (self.batch, self.columns, self.rows * self.item_size)
+        return as_strided(map_, shape, (self.stride * self.item_size, self.leading * self.item_size, 1))
+
 
 class Gemm(Operation):
     """One product, or a batch of them, on operands that stay where they are."""
@@ -105,11 +117,29 @@ class Gemm(Operation):
     def check(self) -> None:
         """A product with an operand outside of one allocation faults, as a kernel that reads it would."""
         for operand in (self._output, *self._inputs):
-            address, nbytes = operand.address, operand.nbytes
-            if not heap.holds(address, nbytes):
-                text = f"operand {operand.name} is {nbytes} bytes at {address:#x}, not all of them in one allocation"
-                report = Report("illegal address", self.name, None, None, address, None, text)
-                raise fault(report, str(heap.find(address) or ""))
+            if not heap.holds(operand.address, operand.nbytes):
+                where = f"{operand.nbytes} bytes at {operand.address:#x}"
+                text = f"operand {operand.name} is {where}, not all of them in one allocation"
+                raise self._fault("illegal address", operand.address, text)
+
+    def _fault(self, kind: str, address: int, text: str) -> Failure:
+        return blame(Report(kind, self.name, None, None, address, None, text))
 
     def run(self) -> None:
+        if checks.checking():
+            self._check_written()
         self._function(self._address)
+
+    def _check_written(self) -> None:
+        """In a checked run: a product that reads what nobody wrote faults; what it writes is written from now on."""
+        reads_output = [self._output] if self._call.beta else []
+        for operand in (*self._inputs, *reads_output):
+            map_ = operand.written_map()
+            if map_ is not None and not map_.all():
+                batch, column, byte = (int(i) for i in np.unravel_index(np.argmin(map_), map_.shape))
+                offset = (batch * operand.stride + column * operand.leading) * operand.item_size + byte
+                text = f"operand {operand.name} has bytes that nobody wrote"
+                raise self._fault("read of unwritten memory", operand.address + offset, text)
+        output = self._output.written_map()
+        if output is not None:
+            output[...] = checks.WRITTEN

@@ -19,13 +19,16 @@ import mmap
 import os
 from bisect import bisect_right, insort
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cuda.bindings.driver import CUresult
 
-from bindings.cpu.context import INVALID_VALUE, Failure, on_context_end, state
+from bindings.cpu.context import INVALID_VALUE, Failure, fault, on_context_end, state
+from bindings.cpu.executor import Report
 from bindings.cpu.host import memory_limit
+from bindings.memory import memory_map
 
 ALIGNMENT = 256  # what cuMemAlloc promises
 PAGE = mmap.PAGESIZE
@@ -125,6 +128,9 @@ class Heap:
         self._quarantine_bytes = 0
         self._poison_file = -1
         self.device_bytes = 0
+        # Told of each new allocation, and of each that is about to go; set by checks.py.
+        self.on_allocate: Callable[[Allocation], None] | None = None
+        self.on_free: Callable[[Allocation], None] | None = None
 
     def allocate(self, nbytes: int, kind: Kind) -> Allocation:
         """A new allocation; fails the call if `nbytes` is 0 or there is no memory for it."""
@@ -147,6 +153,8 @@ class Heap:
         for slack in slacks:
             slack.restore()
         self._register(allocation)
+        if self.on_allocate:
+            self.on_allocate(allocation)
         return allocation
 
     def _poison(self, address: int, nbytes: int) -> None:
@@ -169,6 +177,8 @@ class Heap:
         allocation = self._live.get(address)
         if allocation is None or allocation.kind != kind:
             raise Failure(INVALID_VALUE)
+        if self.on_free:
+            self.on_free(allocation)
         del self._live[address]
         self.device_bytes -= allocation.nbytes if kind == "device" else 0
         state.epoch += 1
@@ -223,6 +233,15 @@ class Heap:
 
 heap = Heap()
 on_context_end.append(heap.clear)
+
+
+def blame(report: Report) -> Failure:
+    """Kill the context with a report that names what its address belongs to; the failure to raise."""
+    found = heap.find(report.address) if report.address else None
+    if found is None:
+        return fault(report)
+    name = memory_map.name_at(found.allocation.address)
+    return fault(replace(report, buffer=name, offset=found.offset), str(found))
 
 
 def find_allocation(address: int) -> Found | None:

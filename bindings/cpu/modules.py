@@ -20,7 +20,7 @@ from cuda.bindings.driver import (
 )
 
 from bindings.cache_directory import CacheError
-from bindings.cpu import attributes, executor
+from bindings.cpu import attributes, checks, executor
 from bindings.cpu.context import (
     INVALID_HANDLE,
     INVALID_VALUE,
@@ -28,12 +28,11 @@ from bindings.cpu.context import (
     Failure,
     Table,
     entry_point,
-    fault,
     on_context_end,
     state,
 )
-from bindings.cpu.executor import KernelInfo, Report
-from bindings.cpu.memory import heap
+from bindings.cpu.executor import KernelInfo
+from bindings.cpu.memory import blame
 from bindings.cpu.operations import Operation
 from bindings.cpu.streams import require_safe, submit, wait_for_all
 from bindings.errors import CompileError, CutawayError
@@ -94,14 +93,12 @@ class KernelLaunch(Operation):
         self.parameters = ctypes.addressof(addresses)
 
     def run(self) -> None:
-        report = executor.launch(self.function.kernel, self.grid, self.block, self.shared_bytes, self.parameters)
+        kernel = self.function.kernel
+        report = executor.launch(kernel, self.grid, self.block, self.shared_bytes, self.parameters)
+        if not kernel.loaded.checked:
+            checks.assume_all_written()
         if report is not None:
-            raise fault(report, _owner(report))
-
-
-def _owner(report: Report) -> str:
-    found = heap.find(report.address) if report.address else None
-    return str(found) if found else ""
+            raise blame(report)
 
 
 def _pointers(address: int, count: int) -> list[int]:

@@ -15,8 +15,9 @@ from cuda.bindings.nvrtc import nvrtcResult
 
 from bindings.aside import aside
 from bindings.cache_directory import cache_directory
-from bindings.cpu import host_compiler
+from bindings.cpu import checks, host_compiler
 from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
+from bindings.cpu.shared_arrays import GAP, with_gaps
 from bindings.cuda_headers import host_cuda_headers
 from bindings.errors import CompileError, CutawayError
 
@@ -29,6 +30,10 @@ KERNEL_FLAGS = (
     "-fno-strict-aliasing",  # kernels reinterpret pointers freely, and nvcc lets them
     "-g1",  # line numbers, for reports; nothing else
 )
+# A call of the runtime before each access (runtime/sanitizer_calls.cpp). Little optimisation: what is checked should be
+# the accesses that the source makes, each on its line; -fno-tree-sra keeps the copy of a struct one access.
+CHECKED_FLAGS = ("-O1", "-fsanitize=thread,alignment", "-DSIMT_CHECKED")
+CHECKED_GNU_FLAGS = ("-fno-tree-sra",)
 GNU_FLAGS = ("-fno-gnu-unique",)  # g++ would tie modules together by their inline functions' static variables
 
 SUCCESS = nvrtcResult.NVRTC_SUCCESS
@@ -52,17 +57,24 @@ def simt_headers() -> list[Path]:
     return [*own, host_cuda_headers() / "cuda_bf16.h", host_cuda_headers() / "cuda_fp16.h"]
 
 
-@lru_cache(maxsize=1)
-def _flags() -> tuple[str, ...]:
-    flags = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}")
-    return flags + (GNU_FLAGS if host_compiler.find_compiler().is_gnu else ())
+@lru_cache(maxsize=2)
+def _flags(checked: bool) -> tuple[str, ...]:
+    flags: tuple[str, ...] = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}")
+    is_gnu = host_compiler.find_compiler().is_gnu
+    if checked:
+        flags += CHECKED_FLAGS + (CHECKED_GNU_FLAGS if is_gnu else ())
+    return flags + (GNU_FLAGS if is_gnu else ())
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
+def _toolchain(checked: bool) -> str:
+    flags = KERNEL_FLAGS + ((*CHECKED_FLAGS, *CHECKED_GNU_FLAGS, f"gap {GAP}") if checked else ())
+    return "\n".join((host_compiler.find_compiler().identity, *flags, host_compiler.digest_files(simt_headers())))
+
+
 def toolchain() -> str:
-    """All that a compiled kernel depends on beside source and options: compiler, flags, processor, headers."""
-    headers = host_compiler.digest_files(simt_headers())
-    return "\n".join((host_compiler.find_compiler().identity, *KERNEL_FLAGS, headers))
+    """All that a kernel compiled now depends on beside source and options: compiler, flags, processor, headers."""
+    return _toolchain(checks.checking())
 
 
 def _usable(prog: Any) -> bool:
@@ -83,13 +95,21 @@ def _translate(options: Sequence[bytes]) -> list[str] | str:
 
 
 def _compile(program: Program, options: list[str]) -> None:
-    prefix = host_compiler.precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), _flags())
+    flags, compiler, name = _flags(checks.checking()), host_compiler.find_compiler(), Path(program.name).name
+    prefix = host_compiler.precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), flags)
     with aside(cache_directory("cpu")) as folder:
         source, image = folder / "kernel.cpp", folder / "kernel.so"
         source.write_text(to_host_source(program.source, program.name))
         beside = f"-iquote{Path(program.name).resolve().parent}"  # where #include "..." looks first
-        arguments: list[str | Path] = [*_flags(), *prefix, beside, *options, source]
-        program.log = host_compiler.find_compiler().link(arguments, image, Path(program.name).name, folder)
+        arguments: list[str | Path] = [*flags, *prefix, beside, *options, source]
+        if checks.checking():
+            assembly = folder / "kernel.s"
+            program.log = compiler.run([*arguments, "-S", "-o", assembly], name, folder)
+            assembly.write_text(with_gaps(assembly.read_text()))
+            # Without the flags, which would link the sanitizers' own libraries.
+            compiler.link([assembly], image, name, folder)
+        else:
+            program.log = compiler.link(arguments, image, name, folder)
         program.image = image.read_bytes()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings.driver import CUdeviceptr
 
-from bindings.cpu import fences, leaks
+from bindings.cpu import checks, fences, leaks
 from bindings.cpu.context import INVALID_VALUE, Failure, entry_point
 from bindings.cpu.frees import remember, require_freeable
 from bindings.cpu.host import memory_limit
@@ -65,6 +65,7 @@ class Copy(Operation):
 
     def run(self) -> None:
         ctypes.memmove(self.target, self.source, self.nbytes)
+        checks.copied(self.target, self.source, self.nbytes)
         if self.target_is_host:
             device_wrote(Span(self.target, self.nbytes, written=True))
 
@@ -88,6 +89,7 @@ class Fill(Operation):
     def run(self) -> None:
         memory = (ctypes.c_uint8 * (self.count * self.itemsize)).from_address(self.target)
         np.ctypeslib.as_array(memory).view(f"u{self.itemsize}").fill(self.value)
+        checks.written(self.target, self.count * self.itemsize)
 
 
 def _require(address: int, nbytes: int, is_host: bool) -> None:

@@ -24,10 +24,12 @@ def test_unknown_addresses_are_hex():
     assert memory.describe(0x5000) == "0x5000"
 
 
-def test_a_removed_range_is_forgotten_and_its_address_can_be_used_again():
+def test_a_removed_range_is_told_as_freed_until_its_address_is_used_again():
     memory = MemoryMap()
     memory.add(0x10000, 0x100, "old")
     memory.remove(0x10000)
-    assert memory.describe(0x10000) == "0x10000" and memory.live() == []
+    assert memory.describe(0x10000) == memory.name_at(0x10000) == "freed old" and memory.live() == []
+    assert memory.describe(0x10010) == "freed old+0x10" and memory.name_at(0x20000) is None
     memory.add(0x10000, 0x80, "new")
+    assert memory.describe(0x10000) == memory.name_at(0x10000) == "new"
     assert memory.live() == [(0x10000, 0x80, "new")]

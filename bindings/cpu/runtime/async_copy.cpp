@@ -16,6 +16,10 @@ void simt_copy_async(void* target, const void* source, bool valid, simt::Place p
   Fiber* self = this_fiber();
   Worker& worker = worker_of(*self);
   self->place = place;
+  if (worker.checks) {
+    worker.checks->begin_copy(*self, target, valid ? source : nullptr, kCopyBytes,
+                              __builtin_return_address(0));
+  }
   if (!aligned(target) || !aligned(source)) {
     worker.fail("misaligned address", *self, place,
                 "cp.async of 16 bytes needs both addresses to be multiples of 16");
@@ -29,11 +33,13 @@ void simt_copy_async_commit() { ++worker_of(*this_fiber()).copies_of(*this_fiber
 
 void simt_copy_async_wait(int groups_left) {
   Fiber* self = this_fiber();
+  Checks* checks = worker_of(*self).checks;
   AsyncCopies& copies = worker_of(*self).copies_of(*self);
   const int first_left = copies.groups - groups_left;  // the oldest group that may stay under way
   auto copy = copies.pending.begin();
   for (; copy != copies.pending.end() && copy->group < first_left; ++copy) {
     self->place = copy->place;
+    if (checks) checks->finish_copy(*self, copy->target, kCopyBytes);
     if (copy->source) {
       memcpy(copy->target, copy->source, kCopyBytes);
     } else {

@@ -14,10 +14,16 @@
 // A kernel as executor.py keeps it (its `_CKernel` mirrors this struct).
 struct LoadedKernel {
   void (*entry)(void** arguments);
-  uint64_t module_base;          // the address that the module's symbols and lines are relative to
+  uint64_t module_base;  // the address that the module's symbols and lines are relative to
+  uint64_t module_end;
   size_t tls_module, tls_bytes;  // its static shared memory
   double block_seconds;          // how long a block took in the last launch; 0 before the first
+  int checked;                   // were its accesses compiled to call the checker?
+  int num_arrays;                // of its module, with gaps between them if it is checked
+  const SharedArray* arrays;
 };
+
+Checks* (*make_checks)(Worker& worker) = nullptr;
 
 namespace {
 
@@ -124,13 +130,16 @@ int describe_module(dl_phdr_info* module, size_t, void* data) {
   const uintptr_t entry = reinterpret_cast<uintptr_t>(kernel.entry);
   bool contains = false;
   size_t tls_bytes = 0;
+  uint64_t end = 0;
   for (int i = 0; i < module->dlpi_phnum; ++i) {
     const auto& segment = module->dlpi_phdr[i];
     contains |= segment.p_type == PT_LOAD && entry - (module->dlpi_addr + segment.p_vaddr) < segment.p_memsz;
+    if (segment.p_type == PT_LOAD) end = module->dlpi_addr + segment.p_vaddr + segment.p_memsz;
     if (segment.p_type == PT_TLS) tls_bytes = segment.p_memsz;
   }
   if (!contains) return 0;
   kernel.module_base = module->dlpi_addr;
+  kernel.module_end = end;
   kernel.tls_module = tls_bytes ? module->dlpi_tls_modid : 0;
   kernel.tls_bytes = tls_bytes;
   return 1;
@@ -156,6 +165,12 @@ void simt_set_schedule(int order, uint64_t seed) {
   schedule = {static_cast<Order>(order), seed};
 }
 
+// From the next launch on, checked kernels are checked by what `make` makes, or not at all if it is null.
+void simt_use_checks(Checks* (*make)(Worker& worker)) {
+  const std::lock_guard<std::mutex> lock(launch_mutex);
+  make_checks = make;
+}
+
 // Fills in what the loader knows of the module that contains kernel->entry.
 void simt_find_module(LoadedKernel* kernel) { dl_iterate_phdr(describe_module, kernel); }
 
@@ -165,9 +180,19 @@ int simt_launch(LoadedKernel* kernel, unsigned grid_x, unsigned grid_y, unsigned
                 Report* report) {
   const std::lock_guard<std::mutex> lock(launch_mutex);
   install_fault_handlers();
-  const LaunchShape shape = {
-      kernel->entry,        arguments,          {grid_x, grid_y, grid_z}, {block_x, block_y, block_z},
-      dynamic_shared_bytes, kernel->tls_module, kernel->tls_bytes,        schedule};
+  const LaunchShape shape = {kernel->entry,
+                             arguments,
+                             {grid_x, grid_y, grid_z},
+                             {block_x, block_y, block_z},
+                             dynamic_shared_bytes,
+                             kernel->tls_module,
+                             kernel->tls_bytes,
+                             schedule,
+                             kernel->checked && make_checks,
+                             kernel->arrays,
+                             kernel->num_arrays,
+                             kernel->module_base,
+                             kernel->module_end};
   if (const char* wrong = wrong_shape(shape)) return refuse(wrong, report);
   BlockTask task(shape);
   const unsigned helpers = helpers_for(*kernel, task.blocks());

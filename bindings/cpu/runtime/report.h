@@ -7,6 +7,19 @@
 
 #include "simt_runtime.h"
 
+// Where an access of a checked launch went; executor.py turns it into a buffer's name.
+enum class Memory : int { unknown, device, dynamic_shared, static_shared };
+
+// What a checked launch adds to a report.
+struct AccessReport {
+  Memory memory;
+  int64_t offset;  // from the start of dynamic or static shared memory
+  // The earlier access that this one collides with: what it was ("the write"), empty if there is none.
+  char other[64];
+  simt::Index3 other_thread;
+  uint64_t other_program_counter;
+};
+
 struct Report {
   char kind[64];
   char text[1536];
@@ -17,6 +30,7 @@ struct Report {
   simt::Index3 thread;
   uint64_t address;          // of a faulting access, else 0
   uint64_t program_counter;  // where the fault happened, else 0
+  AccessReport access;
 };
 
 [[gnu::format(printf, 3, 4)]] inline void write_text(char* text, size_t size, const char* format, ...) {

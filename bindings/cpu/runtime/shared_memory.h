@@ -19,6 +19,11 @@ struct TlsIndex {
 };
 extern "C" void* __tls_get_addr(TlsIndex*);
 
+// A static shared array: where it lies in the block of its module's thread-local variables.
+struct SharedArray {
+  size_t offset, bytes;
+};
+
 class SharedMemory {
  public:
   static constexpr size_t kAlignment = 16;
@@ -26,6 +31,7 @@ class SharedMemory {
   // Makes room for both kinds. `tls_module` 0 means no static shared memory. False if the system gives no
   // memory.
   bool prepare(size_t dynamic_bytes, size_t tls_module, size_t tls_bytes) {
+    requested_bytes_ = dynamic_bytes;
     dynamic_bytes_ = (dynamic_bytes + kAlignment - 1) / kAlignment * kAlignment;
     if (dynamic_bytes_ > capacity_ && !grow(dynamic_bytes_)) return false;
     TlsIndex start = {tls_module, 0};
@@ -40,6 +46,14 @@ class SharedMemory {
   }
 
   unsigned char* dynamic() const { return guard_ - dynamic_bytes_; }
+  size_t requested_bytes() const { return requested_bytes_; }
+  const void* static_arrays() const { return static_; }
+  size_t static_bytes() const { return static_bytes_; }
+
+  // Whether `address` lies in what was mapped for dynamic shared memory, its guard page included.
+  bool is_near_dynamic(uintptr_t address) const {
+    return guard_ && address - reinterpret_cast<uintptr_t>(guard_ - capacity_) < capacity_ + kGuardBytes;
+  }
 
   // How far past the end of dynamic shared memory `address` lies, or -1 if it is not in the page behind it.
   int64_t bytes_past_end(const void* address) const {
@@ -63,7 +77,7 @@ class SharedMemory {
 
   unsigned char* guard_ = nullptr;
   size_t capacity_ = 0;
-  size_t dynamic_bytes_ = 0;
+  size_t dynamic_bytes_ = 0, requested_bytes_ = 0;
   void* static_ = nullptr;
   size_t static_bytes_ = 0;
 };

@@ -120,6 +120,9 @@ void simt_ldmatrix(uint32_t* fragments, const void* row, int count, bool transpo
   Fiber* self = this_fiber();
   LoadMatrix request = {{}, fragments, count, transposed};
   if (self->lane < 8u * static_cast<unsigned>(count)) {  // the other lanes' addresses are not used
+    if (Checks* checks = worker_of(*self).checks) {
+      checks->load_matrix_row(*self, row, sizeof(request.row), __builtin_return_address(0));
+    }
     if (reinterpret_cast<uintptr_t>(row) % 16) {
       worker_of(*self).fail("misaligned address", *self, place,
                             "ldmatrix needs a row's address to be a multiple of 16");

@@ -50,6 +50,7 @@ inline Rendezvous& Worker::rendezvous_for(Warp& warp, uint32_t mask, const Colle
 
 inline void Worker::complete(Warp& warp, Rendezvous& rendezvous) {
   rendezvous.collective->compute(*this, rendezvous.requests, rendezvous.arrived);
+  if (checks) checks->meet(warp.index, rendezvous.arrived);
   warp.ready |= rendezvous.arrived;
   ready_warps_ |= 1u << warp.index;
   const Rendezvous& last = warp.open[--warp.num_open];

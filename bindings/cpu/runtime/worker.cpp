@@ -20,7 +20,14 @@ bool Worker::prepare(const LaunchShape& shape) {
   if (!stacks.reserve()) return false;
   if (!shared.prepare(shape.dynamic_shared_bytes, shape.tls_module, shape.tls_bytes)) return false;
   dynamic_shared = shared.dynamic();
+  prepare_checks();
   return true;
+}
+
+void Worker::prepare_checks() {
+  if (launch_.checked && !own_checks_) own_checks_ = make_checks(*this);
+  checks = launch_.checked ? own_checks_ : nullptr;
+  if (checks) checks->begin_launch(launch_);
 }
 
 // Gives each fiber its threadIdx; x runs fastest.
@@ -56,6 +63,7 @@ void Worker::reset_block(uint64_t number) {
   Warp& last = warps_[num_warps_ - 1];
   last.live = last.ready = kFullWarp >> (num_warps_ * kWarpLanes - num_threads_);
   shared.poison();
+  if (checks) checks->begin_block(num_warps_);
 }
 
 bool Worker::run_block(uint64_t number) {
@@ -143,6 +151,7 @@ int Worker::block_barrier(Fiber* self, bool predicate, simt::Place place) {
 
 void Worker::release_block() {
   if (barrier_diverged_) report_no_progress();
+  if (checks) checks->block_barrier();
   barrier_result_ = static_cast<int>(votes_);
   at_barrier_ = votes_ = 0;
   for (unsigned i = 0; i < num_warps_; ++i) {
@@ -171,6 +180,15 @@ void Worker::fail(const char* kind, const Fiber& fiber, simt::Place place, const
   begin_report(kind, place);
   report.has_thread = 1;
   report.thread = fiber.index;
+  write_text(report.text, sizeof(report.text), "%s", text);
+  abandon();
+}
+
+void Worker::fail_access(const char* kind, const Fiber& fiber, const char* text, const AccessReport& access) {
+  begin_report(kind, {});
+  report.has_thread = 1;
+  report.thread = fiber.index;
+  report.access = access;
   write_text(report.text, sizeof(report.text), "%s", text);
   abandon();
 }

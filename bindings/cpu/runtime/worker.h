@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "checks.h"
 #include "fiber.h"
 #include "report.h"
 #include "schedule.h"
@@ -79,6 +80,10 @@ struct LaunchShape {
   size_t dynamic_shared_bytes;
   size_t tls_module, tls_bytes;  // the static shared memory of the kernel's module
   Schedule schedule;
+  bool checked;  // look at every access
+  const SharedArray* arrays;
+  int num_arrays;
+  uint64_t module_base, module_end;
 };
 
 struct Worker : simt::Block {
@@ -100,14 +105,20 @@ struct Worker : simt::Block {
   // Drops the whole block and goes back to the OS thread's own stack.
   [[noreturn]] void abandon();
   [[noreturn]] void fail(const char* kind, const Fiber& fiber, simt::Place place, const char* text);
+  [[noreturn, gnu::visibility("default")]] void fail_access(const char* kind, const Fiber& fiber,
+                                                            const char* text, const AccessReport& access);
 
   Report report;
   StackPool stacks;
   SharedMemory shared;
-  uint64_t fault_address = 0, fault_program_counter = 0;  // set by the fault handler, for the report
+  uint64_t fault_address = 0, fault_program_counter = 0;  // set by who finds a fault, for the report
+  Checks* checks = nullptr;                               // of a checked launch, else null
+
+  const Fiber* fibers() const { return fibers_; }
 
  private:
   static void run_fibers();
+  void prepare_checks();
   void shape_block(simt::Index3 dim);
   void reset_block(uint64_t number);
   Fiber* next();
@@ -125,6 +136,7 @@ struct Worker : simt::Block {
                               simt::Place place);
   [[noreturn]] void report_no_progress();
 
+  Checks* own_checks_ = nullptr;  // made for the first checked launch, and kept
   LaunchShape launch_;
   Random random_;
   unsigned num_threads_ = 0, num_warps_ = 0;

@@ -29,3 +29,4 @@
 #include "simt_math.h"
 #include "simt_half.h"
 #include "simt_export.h"
+#include "simt_checked.h"

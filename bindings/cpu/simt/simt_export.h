@@ -37,9 +37,10 @@ struct ParameterTable {
   }
 };
 
-// Calls `kernel` with the arguments that cuLaunchKernel was given: a pointer to each.
+// Calls `kernel` with the arguments that cuLaunchKernel was given: a pointer to each, into the host's memory.
 template <auto kernel, typename... P, size_t... I>
-inline void call_unpacked(void (*)(P...), void** arguments, std::index_sequence<I...>) {
+[[gnu::no_sanitize_thread]] inline void call_unpacked(void (*)(P...), void** arguments,
+                                                      std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_const_t<P>*>(arguments[I])...);
 }
 
@@ -61,6 +62,16 @@ constexpr int count_parameters(void (*)(P...)) {
   static constexpr simt::Kernel simt_kernel_##name = {                                     \
       #name, simt_entry_##name, simt_parameters_##name.entries, simt::count_parameters(&name), max_threads};
 
-#define SIMT_MODULE(...)                            \
-  extern "C" __attribute__((visibility("default"))) \
-  const simt::Kernel* const simt_kernels[] = {__VA_ARGS__ __VA_OPT__(, ) nullptr};
+#ifdef SIMT_CHECKED
+#define SIMT_IS_CHECKED 1
+#else
+#define SIMT_IS_CHECKED 0
+#endif
+
+#define SIMT_MODULE(...)                                                                  \
+  extern "C" {                                                                            \
+  __attribute__((visibility("default"))) extern const int simt_is_checked;                \
+  const int simt_is_checked = SIMT_IS_CHECKED;                                            \
+  __attribute__((visibility("default"))) extern const simt::Kernel* const simt_kernels[]; \
+  const simt::Kernel* const simt_kernels[] = {__VA_ARGS__ __VA_OPT__(, ) nullptr};        \
+  }

@@ -28,22 +28,21 @@
 namespace simt {
 
 // These do not change while a thread runs, so the compiler may call each once per function (`const`) and keep
-// the result, where a plain load would be repeated after every store.
-[[gnu::const, gnu::noinline]] inline unsigned thread_x() { return simt_thread->index.x; }
-[[gnu::const, gnu::noinline]] inline unsigned thread_y() { return simt_thread->index.y; }
-[[gnu::const, gnu::noinline]] inline unsigned thread_z() { return simt_thread->index.z; }
-[[gnu::const, gnu::noinline]] inline unsigned block_x() { return simt_thread->block->index.x; }
-[[gnu::const, gnu::noinline]] inline unsigned block_y() { return simt_thread->block->index.y; }
-[[gnu::const, gnu::noinline]] inline unsigned block_z() { return simt_thread->block->index.z; }
-[[gnu::const, gnu::noinline]] inline unsigned block_dim_x() { return simt_thread->block->dim.x; }
-[[gnu::const, gnu::noinline]] inline unsigned block_dim_y() { return simt_thread->block->dim.y; }
-[[gnu::const, gnu::noinline]] inline unsigned block_dim_z() { return simt_thread->block->dim.z; }
-[[gnu::const, gnu::noinline]] inline unsigned grid_dim_x() { return simt_thread->block->grid.x; }
-[[gnu::const, gnu::noinline]] inline unsigned grid_dim_y() { return simt_thread->block->grid.y; }
-[[gnu::const, gnu::noinline]] inline unsigned grid_dim_z() { return simt_thread->block->grid.z; }
-[[gnu::const, gnu::noinline]] inline unsigned char* dynamic_shared() {
-  return simt_thread->block->dynamic_shared;
-}
+// the result, where a plain load would be repeated after every store. What they read is not the kernel's memory.
+#define SIMT_BUILT_IN [[gnu::const, gnu::noinline, gnu::no_sanitize_thread]] inline
+SIMT_BUILT_IN unsigned thread_x() { return simt_thread->index.x; }
+SIMT_BUILT_IN unsigned thread_y() { return simt_thread->index.y; }
+SIMT_BUILT_IN unsigned thread_z() { return simt_thread->index.z; }
+SIMT_BUILT_IN unsigned block_x() { return simt_thread->block->index.x; }
+SIMT_BUILT_IN unsigned block_y() { return simt_thread->block->index.y; }
+SIMT_BUILT_IN unsigned block_z() { return simt_thread->block->index.z; }
+SIMT_BUILT_IN unsigned block_dim_x() { return simt_thread->block->dim.x; }
+SIMT_BUILT_IN unsigned block_dim_y() { return simt_thread->block->dim.y; }
+SIMT_BUILT_IN unsigned block_dim_z() { return simt_thread->block->dim.z; }
+SIMT_BUILT_IN unsigned grid_dim_x() { return simt_thread->block->grid.x; }
+SIMT_BUILT_IN unsigned grid_dim_y() { return simt_thread->block->grid.y; }
+SIMT_BUILT_IN unsigned grid_dim_z() { return simt_thread->block->grid.z; }
+SIMT_BUILT_IN unsigned char* dynamic_shared() { return simt_thread->block->dynamic_shared; }
 
 }  // namespace simt
 

@@ -21,6 +21,7 @@ EXTRAS = {
     "last_report",
     "live_allocations",
     "reset_sticky",
+    "set_checks",
     "set_fences",
     "set_schedule",
     "set_streams",
@@ -78,6 +79,7 @@ print(d.cuMemAlloc(4)[0].name, d.live_allocations())
         ("CUTAWAY_CPU_STREAMS", "eager:1"),
         ("CUTAWAY_CPU_FENCES", "always"),
         ("CUTAWAY_CPU_LEAKS", "yes"),
+        ("CUTAWAY_CPU_CHECK", "all"),
         ("CUTAWAY_CPU_MEMORY", "4GB"),
         ("CUTAWAY_CPU_MEMORY", "0"),
         ("CUTAWAY_CPU_THREADS", "0"),
@@ -93,6 +95,7 @@ def test_a_bad_variable_is_named_with_its_value(variable: str, value: str) -> No
 def test_good_variables_are_taken() -> None:
     code = "d.cuInit(0); print(d.cuDeviceTotalMem(0)[1], d.cuDeviceGetName(64, 0)[1].split(b'\\0')[0].decode())"
     variables = {"CUTAWAY_CPU_SCHEDULE": "greedy:7", "CUTAWAY_CPU_FENCES": "launch", "CUTAWAY_CPU_STREAMS": "lazy:7"}
+    variables["CUTAWAY_CPU_CHECK"] = "memory"
     ended = in_new_process(code, CUTAWAY_CPU_THREADS="3", CUTAWAY_CPU_MEMORY="4096", **variables)
     assert ended.stdout.startswith("4096 CPU device (") and ended.stdout.endswith("3 threads)\n"), ended.stderr
 

@@ -1,0 +1,30 @@
+// The functions that executor.py calls; never during a launch, since both happen under the driver's lock.
+#include "checker.h"
+
+namespace {
+
+Checks* new_checker(Worker& worker) { return new Checker(worker); }  // lives as long as the worker: for good
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+void simt_use_checks(Checks* (*make)(Worker& worker));
+
+void simt_check_memory(bool on) {
+  delete checked_memory;
+  checked_memory = on ? new DeviceMemory : nullptr;
+  simt_use_checks(on ? new_checker : nullptr);
+}
+
+void simt_add_allocation(uintptr_t start, size_t bytes, uint8_t* written) {
+  if (checked_memory) checked_memory->add({start, start + bytes, written});
+}
+
+void simt_remove_allocation(uintptr_t start) {
+  if (checked_memory) checked_memory->remove(start);
+}
+
+}  // extern "C"
+#pragma GCC visibility pop
