@@ -230,9 +230,10 @@ class Module:
         self.image = image
         self.kernels: dict[str, KernelInfo] = {}
         self.library = _open_image(image)
-        found = [_CSharedArray(array.offset, array.nbytes) for array in shared_arrays(image)]
-        self.arrays = (_CSharedArray * len(found))(*found)
         try:
+            self.is_checked = _is_checked(self.library)
+            found = shared_arrays(image) if self.is_checked else []
+            self.arrays = (_CSharedArray * len(found))(*((array.offset, array.nbytes) for array in found))
             entries = _kernel_table(self.library)
         except CutawayError:
             self.close()
@@ -281,14 +282,16 @@ def _kernel_table(library: ctypes.CDLL | None) -> list[_CKernel]:
     return kernels
 
 
-def _is_checked(library: ctypes.CDLL | None) -> int:
+def _is_checked(library: ctypes.CDLL | None) -> bool:
     """SIMT_IS_CHECKED of simt/simt_export.h, as the module was compiled with it."""
-    return ctypes.c_int.in_dll(library, "simt_is_checked").value  # type: ignore[arg-type]
+    try:
+        return bool(ctypes.c_int.in_dll(library, "simt_is_checked").value)  # type: ignore[arg-type]
+    except ValueError:  # not a module of ours: who looks for its kernels says so
+        return False
 
 
 def _describe(kernel: _CKernel, module: Module) -> KernelInfo:
-    checked = _is_checked(module.library)
-    arrays = module.arrays
+    checked, arrays = module.is_checked, module.arrays
     loaded = _CLoadedKernel(
         entry=kernel.entry, checked=checked, num_arrays=len(arrays), arrays=ctypes.addressof(arrays)
     )

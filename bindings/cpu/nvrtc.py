@@ -105,7 +105,11 @@ def _compile(program: Program, options: list[str]) -> None:
         if checks.checking():
             assembly = folder / "kernel.s"
             program.log = compiler.run([*arguments, "-S", "-o", assembly], name, folder)
-            assembly.write_text(with_gaps(assembly.read_text()))
+            text = assembly.read_text()
+            if "__tsan_init" not in text:  # the ziglang wheel drops the flag without a word
+                command = " ".join(compiler.command)
+                raise CompileError(f"checked kernels need g++ or clang++ ($CXX); {command} cannot make them")
+            assembly.write_text(with_gaps(text))
             # Without the flags, which would link the sanitizers' own libraries.
             compiler.link([assembly], image, name, folder)
         else:

@@ -14,8 +14,8 @@
 // A kernel as executor.py keeps it (its `_CKernel` mirrors this struct).
 struct LoadedKernel {
   void (*entry)(void** arguments);
-  uint64_t module_base;  // the address that the module's symbols and lines are relative to
-  uint64_t module_end;
+  uint64_t module_base;          // the address that the module's symbols and lines are relative to
+  uint64_t module_end;           // the first address behind it
   size_t tls_module, tls_bytes;  // its static shared memory
   double block_seconds;          // how long a block took in the last launch; 0 before the first
   int checked;                   // were its accesses compiled to call the checker?
