@@ -233,7 +233,7 @@ class Module:
         try:
             self.is_checked = _is_checked(self.library)
             found = shared_arrays(image) if self.is_checked else []
-            self.arrays = (_CSharedArray * len(found))(*((array.offset, array.nbytes) for array in found))
+            self.arrays = (_CSharedArray * len(found))(*(_CSharedArray(array.offset, array.nbytes) for array in found))
             entries = _kernel_table(self.library)
         except CutawayError:
             self.close()
