@@ -21,7 +21,8 @@ _BINDINGS = str(Path(__file__).parent)
 _PROJECT = str(Path(__file__).parent.parent)
 
 
-def _print_level() -> int:
+def print_level() -> int:
+    """$CUTAWAY_TRACE: 0, 1 or 2. Raises CutawayError when it is none of them."""
     value = os.environ.get("CUTAWAY_TRACE", "0")
     if value not in ("0", "1", "2"):
         raise CutawayError(f"CUTAWAY_TRACE is {value!r}; it must be 0 (off), 1 (names) or 2 (names and arguments)")
@@ -61,7 +62,7 @@ class Recorder:
     @cached_property
     def print_level(self) -> int:
         """$CUTAWAY_TRACE, read at the first call. Raises CutawayError when it is no level."""
-        return _print_level()
+        return print_level()
 
     @property
     def active(self) -> bool:

@@ -37,6 +37,7 @@ class CuptiCounter:
         self._entered = cupti.ApiCallbackSite.API_ENTER
         self._subscriber = cupti.subscribe(self._on_call, None)
         cupti.enable_domain(1, self._subscriber, cupti.CallbackDomain.DRIVER_API)
+        self.ours.clear()  # CUPTI's own calls while it attaches
 
     def stop(self) -> None:
         from cupti import cupti

@@ -150,7 +150,7 @@ _PYTHON = [
     ),
     Mutant(
         "cpu-capture-forgets-a-dependency",
-        "bindings/cpu/streams.py",
+        "bindings/cpu/events.py",
         "        stream.last_nodes |= event.nodes\n",
         "",
         "a wait for an event leaves no edge in the graph",
@@ -167,8 +167,8 @@ _PYTHON = [
     Mutant(
         "cpu-launch-bounds-ignored",
         "bindings/cpu/modules.py",
-        "threads <= min(function.kernel.max_threads, attributes.MAX_THREADS)",
-        "threads <= attributes.MAX_THREADS",
+        "max_threads = min(function.kernel.max_threads, attributes.MAX_THREADS)",
+        "max_threads = attributes.MAX_THREADS",
         "a block may have more threads than its launch bounds",
         f"{_DRIVER}driver_modules.py::test_launch_bounds_are_a_limit",
     ),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bindings import probe
+from bindings import probe, toolkit
 from bindings.aside import aside, keep, seal
 from bindings.errors import CompileError, CudaError, DeviceError
 from tools import doctor
@@ -129,10 +129,27 @@ def test_a_driver_is_held_against_the_installed_bindings(
     monkeypatch: pytest.MonkeyPatch, version: int, state: str
 ) -> None:
     monkeypatch.setattr(probe, "driver_version", lambda: version)
-    monkeypatch.setattr(nvidia, "package_version", lambda *_: "13.5.0")
+    monkeypatch.setattr(toolkit, "bindings_version", lambda: "13.5.0")
     (check,) = nvidia.driver()
     assert check.state == state and check.facts["cuda"] == version
     assert (state == "ok") or ("too old for cuda-bindings 13.5.0" in check.meaning and "driver" in check.fix)
+
+
+@pytest.mark.parametrize(("version", "extra"), [("12.9.10", "cuda12"), ("13.5.0", "cuda")])
+def test_the_extra_of_the_other_cuda_version_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, version: str, extra: str
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert packages.optional_extras() == (extra, "compiler")
+
+
+def test_headers_that_only_the_cpu_device_reads_do_not_stop_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    crt = Requirement("nvidia-cuda-crt", ">=13.0,<14")
+    missing = Check("package.nvidia-cuda-crt", "nvidia-cuda-crt", "missing", "not installed")
+    monkeypatch.setattr(packages, "requirements", lambda: [crt])
+    monkeypatch.setattr(packages, "check_package", lambda wanted: missing)
+    summary = next(check for check in packages.probe() if check.id == "packages")
+    assert summary.state == "ok"
 
 
 def test_a_kernel_module_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,12 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from bindings import probe
+from bindings import architecture, probe, toolkit
 from bindings.cuda_headers import cuda_headers, host_cuda_headers
 from bindings.errors import CudaError, CutawayError
-from tools.checks.check import Check, first_line, size
-from tools.checks.packages import requirements
+from tools.checks.check import Check, State, first_line, size
 
 NO_GPU = "no GPU needed: the CPU device runs everything"
-INSTALL_CUDA = 'pip install -e ".[cuda]"'
-INSTALL_DRIVER = "install NVIDIA's driver 580 or newer: https://www.nvidia.com/drivers"
-OLDEST = (8, 0)  # the kernels use bf16 tensor-core instructions
 ARCH_WITHOUT_GPU = "sm_80"
 
 
@@ -24,14 +20,12 @@ def spell_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def package_version(*names: str) -> str:
-    """The version of the first of these packages that is installed, or an empty string."""
-    for name in names:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""
+def package_version(name: str) -> str:
+    """The version of a package, or an empty string where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def kernel_module_version() -> str:
@@ -52,22 +46,13 @@ def driver() -> list[Check]:
             fix = "install the driver's library too (in a container: run it with --gpus all)"
             return [Check("driver", "NVIDIA driver", "broken", found, NO_GPU, fix)]
         return [Check("driver", "NVIDIA driver", "missing", "no libcuda.so.1 found", NO_GPU)]
-    module, bindings = kernel_module_version(), package_version("cuda-bindings")
-    path = probe.loaded_library("cuda")
+    module, path = kernel_module_version(), probe.loaded_library("cuda")
     found = ", ".join(filter(None, (module, f"CUDA {spell_version(version)}", path)))
-    facts = {"version": module or None, "cuda": version, "library": path, "cuda_bindings": bindings}
-    if bindings and version // 1000 < int(bindings.split(".")[0]):
-        meaning = f"too old for cuda-bindings {bindings}, which needs CUDA {bindings.split('.')[0]}.0 or newer"
-        return [Check("driver", "NVIDIA driver", "broken", found, meaning, newer_driver(version), facts)]
+    facts = {"version": module or None, "cuda": version, "library": path, "cuda_bindings": toolkit.bindings_version()}
+    shortfall = toolkit.driver_shortfall(version)
+    if shortfall is not None:
+        return [Check("driver", "NVIDIA driver", "broken", found, *shortfall, facts)]
     return [Check("driver", "NVIDIA driver", "ok", found, facts=facts)]
-
-
-def newer_driver(version: int) -> str:
-    """What to do about a driver of this CUDA version: replace it, or install wheels of an older CUDA if there are."""
-    extra = f"cuda{version // 1000}"
-    if any(each.extra == extra for each in requirements()):
-        return f'pip install -e ".[{extra}]"    # or: {INSTALL_DRIVER}'
-    return INSTALL_DRIVER
 
 
 def device() -> list[Check]:
@@ -103,9 +88,8 @@ def check_gpu(gpu: probe.Gpu) -> Check:
     found = f"{gpu.name}, compute capability {major}.{minor}, {free} of {size(gpu.total)} free"
     facts = {"name": gpu.name, "capability": [major, minor], "free": gpu.free, "total": gpu.total}
     identity, name = f"device.{gpu.ordinal}", f"GPU {gpu.ordinal}"
-    if gpu.capability < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        meaning = f"too old: kernels need compute capability {oldest} or newer"
+    if 10 * major + minor < architecture.OLDEST:
+        meaning = f"too old: kernels need compute capability {architecture.OLDEST / 10} or newer"
         return Check(identity, name, "broken", found, meaning, "run with --device cpu", facts)
     if gpu.free is None:
         return Check(identity, name, "broken", found, gpu.why, "nvidia-smi    # shows who uses it", facts)
@@ -118,7 +102,7 @@ def nvrtc() -> list[Check]:
         major, minor = probe.nvrtc_version()
     except CutawayError:
         found = "not installed"
-        return [Check("nvrtc", "NVRTC", "missing", found, "needed with a GPU only", INSTALL_CUDA)]
+        return [Check("nvrtc", "NVRTC", "missing", found, "needed with a GPU only", toolkit.extra())]
     path = probe.loaded_library("nvrtc")
     facts = {"version": [major, minor], "library": path}
     arch = arch_of_first_gpu() or ARCH_WITHOUT_GPU
@@ -126,7 +110,7 @@ def nvrtc() -> list[Check]:
         probe.try_nvrtc(arch)
     except CutawayError as error:
         meaning = f"cannot compile one line for {arch}: {first_line(error)}"
-        fix = f"pip install --force-reinstall nvidia-cuda-nvrtc=={major}.*"
+        fix = f"pip install --force-reinstall {toolkit.package('nvrtc')}=={major}.*"
         return [Check("nvrtc", "NVRTC", "broken", f"{major}.{minor}, {path}", meaning, fix, facts)]
     return [Check("nvrtc", "NVRTC", "ok", f"{major}.{minor}, compiles for {arch}, {path}", facts=facts)]
 
@@ -141,15 +125,16 @@ def arch_of_first_gpu() -> str:
 
 def cublas() -> list[Check]:
     """cuBLAS: its version from a handle, where there is a GPU to make one on."""
-    installed = package_version("nvidia-cublas", "nvidia-cublas-cu12")
+    installed = package_version(toolkit.package("cublas"))
     if not arch_of_first_gpu():
         if installed:
             return [Check("cublas", "cuBLAS", "ok", f"{installed} (not tried: no GPU)")]
-        return [Check("cublas", "cuBLAS", "missing", "not installed", "needed with a GPU only", INSTALL_CUDA)]
+        return [Check("cublas", "cuBLAS", "missing", "not installed", "needed with a GPU only", toolkit.extra())]
     try:
         version = probe.cublas_version()
     except CutawayError as error:
-        return [Check("cublas", "cuBLAS", "broken" if installed else "missing", first_line(error), "", INSTALL_CUDA)]
+        state: State = "broken" if installed else "missing"
+        return [Check("cublas", "cuBLAS", state, first_line(error), "", toolkit.extra())]
     path = probe.loaded_library("cublas")
     found = f"{version // 10000}.{version // 100 % 100}.{version % 100}, {path}"
     return [Check("cublas", "cuBLAS", "ok", found, facts={"version": version, "library": path})]

@@ -12,14 +12,13 @@ from pathlib import Path
 from tools.checks.check import Check, first_line
 
 PROJECT = Path(__file__).resolve().parent.parent.parent / "pyproject.toml"
-# What is imported to see that a package works, where the names differ; None: files only, looked at elsewhere.
+# What is imported to see that a package works, where the names differ; None: headers only.
 MODULES: dict[str, str | None] = {
     "cuda-bindings": "cuda.bindings.driver",
     "cuda-pathfinder": "cuda.pathfinder",
     "nvidia-cuda-runtime": None,
     "nvidia-cuda-crt": None,
 }
-OPTIONAL_EXTRAS = ("cuda", "cuda12", "compiler")
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,32 @@ def satisfies(version: str, wanted: str) -> bool:
 
 
 def probe() -> list[Check]:
-    """Python, each package of the core, the extras, and `packages` for all that is needed together."""
+    """Python, each package of the core, the extras, and `packages` for all that is needed together.
+
+    Packages of headers are not among these: what they are needed for looks for the headers themselves.
+    """
     wanted = requirements()
     core = [check_package(each) for each in wanted if not each.extra]
-    extras = [check_package(each) for each in wanted if each.extra in OPTIONAL_EXTRAS]
-    bad = [check.name for check in core if check.state != "ok"]
+    named = {each.package for each in wanted if not each.extra}  # an extra may narrow what the core asks for
+    extras = [check_package(each) for each in wanted if each.extra in optional_extras() and each.package not in named]
+    bad = [check.name for check in core if check.state != "ok" and MODULES.get(check.name, "") is not None]
     summary = Check(
         "packages",
         "packages needed",
         "broken" if bad else "ok",
-        f"{', '.join(bad)} missing or broken" if bad else f"all {len(core)} there",
+        f"{', '.join(bad)} missing or broken" if bad else "all there",
         fix="pip install -e ." if bad else "",
     )
     return [check_python(), summary, *core, *extras]
+
+
+def optional_extras() -> tuple[str, ...]:
+    """Those to look at: of the two for a GPU, the one of the CUDA version that cuda-bindings has."""
+    try:
+        major = release(importlib.metadata.version("cuda-bindings"))[0]
+    except importlib.metadata.PackageNotFoundError:
+        major = 13
+    return ("cuda12" if major == 12 else "cuda", "compiler")
 
 
 def check_python() -> Check:

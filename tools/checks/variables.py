@@ -49,6 +49,12 @@ def _streams() -> None:
     set_streams_from_environment()
 
 
+def _check() -> None:
+    from bindings.cpu.checks import set_checks_from_environment
+
+    set_checks_from_environment()
+
+
 def _leaks() -> None:
     from bindings.cpu.leaks import set_leaks_from_environment
 
@@ -56,7 +62,9 @@ def _leaks() -> None:
 
 
 def _trace() -> None:
-    import bindings.trace  # noqa: F401  it reads the variable when it is imported
+    from bindings.trace import print_level
+
+    print_level()
 
 
 def _any_value() -> None:
@@ -73,6 +81,7 @@ READERS: dict[str, Callable[[], None]] = {
     "CUTAWAY_CPU_SCHEDULE": _schedule,
     "CUTAWAY_CPU_STREAMS": _streams,
     "CUTAWAY_CPU_LEAKS": _leaks,
+    "CUTAWAY_CPU_CHECK": _check,
     "CUTAWAY_TRACE": _trace,
 }
 
