@@ -57,12 +57,7 @@ def signed(value: int) -> int:
 
 def permuted_bytes(a: int, b: int, selector: int) -> int:
     source = (b << 32 | a).to_bytes(8, "little")
-    result = []
-    for i in range(4):
-        choice = selector >> 4 * i & 15
-        byte = source[choice & 7]
-        result.append((0xFF if byte & 0x80 else 0) if choice & 8 else byte)
-    return int.from_bytes(bytes(result), "little")
+    return int.from_bytes(bytes(source[selector >> 4 * i & 7] for i in range(4)), "little")
 
 
 def integer_results(a: int, b: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Runs the engine once and counts its driver calls twice: by the trace, and by CUPTI's callbacks. Prints both as JSON.
 
 CUPTI sits inside NVIDIA's driver and sees every call, whoever makes it, also those that cuBLAS makes for its own
-kernels. These are told apart by when they come: inside a call of a cuBLAS function.
+kernels, and NVRTC. These are told apart by when they come: inside a call of a function of theirs.
 
     python -m tests.device.count_driver_calls > counts.json
 """
@@ -12,23 +12,25 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bindings import backend, cublas_api
+from cuda.bindings import nvrtc
+
+from bindings import backend, cublas_api, nvrtc_api
 from bindings.trace import record_to
 from engine import LLM, SamplingParams
 from engine.random_model import write_random_model
 
 
 class CuptiCounter:
-    """Counts driver calls by name; those made inside cuBLAS apart."""
+    """Counts driver calls by name; those that cuBLAS and NVRTC make apart."""
 
     def __init__(self) -> None:
         self.ours: Counter[str] = Counter()
-        self.of_cublas: Counter[str] = Counter()
+        self.of_libraries: Counter[str] = Counter()
         self.depth = 0
 
     def start(self) -> None:
@@ -37,7 +39,6 @@ class CuptiCounter:
         self._entered = cupti.ApiCallbackSite.API_ENTER
         self._subscriber = cupti.subscribe(self._on_call, None)
         cupti.enable_domain(1, self._subscriber, cupti.CallbackDomain.DRIVER_API)
-        self.ours.clear()  # CUPTI's own calls while it attaches
 
     def stop(self) -> None:
         from cupti import cupti
@@ -46,11 +47,11 @@ class CuptiCounter:
 
     def _on_call(self, userdata: object, domain: int, callback_id: int, data: Any) -> None:
         if data.callback_site == self._entered:
-            (self.of_cublas if self.depth else self.ours)[plain_name(data.function_name)] += 1
+            (self.of_libraries if self.depth else self.ours)[plain_name(data.function_name)] += 1
 
-    def watch(self, module: ModuleType) -> None:
-        """Note when a function of the cuBLAS module is running."""
-        for name in [name for name in vars(module) if name.startswith("cublas")]:
+    def watch(self, module: ModuleType, names: Iterable[str]) -> None:
+        """Note when one of these functions is running."""
+        for name in names:
             setattr(module, name, self._watched(getattr(module, name)))
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,14 +85,15 @@ def run_engine(folder: Path) -> Path:
 def main() -> None:
     backend.select("cuda")  # looks for a GPU before there is a door to go through
     counter = CuptiCounter()
-    counter.watch(cublas_api)
+    counter.watch(cublas_api, [name for name in vars(cublas_api) if name.startswith("cublas")])
+    counter.watch(nvrtc_api, [name for name in dir(nvrtc) if re.match("nvrtc[A-Z].*", name) and name != "nvrtcResult"])
     counter.start()
     with tempfile.TemporaryDirectory() as folder:
         lines = run_engine(Path(folder)).read_text().splitlines()
     counter.stop()
     calls = Counter(json.loads(line)["call"] for line in lines)
     traced = {name: count for name, count in calls.items() if name.startswith("cu") and not name.startswith("cublas")}
-    print(json.dumps({"trace": traced, "cupti": counter.ours, "cupti in cublas": counter.of_cublas}))
+    print(json.dumps({"trace": traced, "cupti": counter.ours, "cupti in libraries": counter.of_libraries}))
 
 
 if __name__ == "__main__":

@@ -74,10 +74,37 @@ def test_every_command_can_be_typed(page: Path) -> None:
             assert module in ("pytest", "venv", "pip"), f"{page}: {' '.join(words)}"
 
 
+def pytest_calls(page: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """(the files or folders, the words of -k) of each run of pytest that a page names."""
+    for words in commands(text_of(page)):
+        module, arguments = module_call(words) or ("", [])
+        if module == "pytest":
+            keywords = arguments[arguments.index("-k") + 1] if "-k" in arguments else ""
+            yield (
+                [word for word in arguments if word.startswith("tests")],
+                re.findall(r"(?!or\b|and\b|not\b)\w+", keywords),
+            )
+
+
+@all_pages
+def test_every_run_of_pytest_selects_tests(page: Path) -> None:
+    for places, keywords in pytest_calls(page):
+        files = [file for place in places for file in _test_files(REPOSITORY / place)]
+        text = "".join(f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in files)
+        missing = [word for word in keywords if word not in text]
+        assert not missing, f"{page}: no test in {' '.join(places)} is called {' or '.join(missing)}"
+
+
+def _test_files(path: Path) -> list[Path]:
+    return (
+        [path] if path.is_file() else sorted(path.rglob("test_*.py")) + sorted((REPOSITORY / "cuda_src").rglob("*.cu"))
+    )
+
+
 def test_the_main_commands_are_in_the_readme() -> None:
     typed = [call for words in commands(text_of(Path("README.md"))) if (call := module_call(words))]
     assert ("tools.generate", ["Why is the sky blue?"]) in typed
-    assert ("pytest", []) in typed
+    assert ("pytest", ["-n", "auto", "--dist", "loadfile"]) in typed
 
 
 @pytest.mark.parametrize(

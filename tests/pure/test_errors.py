@@ -18,7 +18,7 @@ def test_every_hint_and_every_sticky_status_is_a_real_one():
     assert HINTS.keys() <= driver | cublas
 
 
-@pytest.mark.parametrize("name", [*HINTS, *STICKY, "CUDA_ERROR_UNKNOWN"])
+@pytest.mark.parametrize("name", [*HINTS, *sorted(STICKY), "CUDA_ERROR_UNKNOWN"])
 def test_an_error_is_one_line_with_all_its_parts(name):
     error = CudaError("cuLaunchKernel", name, "CUDA's text", "f=0x1, gridDimX=3", "the last launch was rmsnorm")
     line = str(error)

@@ -42,9 +42,9 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   unsigned result = 0;
   for (int i = 0; i < 4; ++i) {
-    const unsigned choice = selector >> 4 * i & 15;
-    unsigned byte = bytes >> 8 * (choice & 7) & 0xff;
-    if (choice & 8) byte = byte & 0x80 ? 0xff : 0;
+    const unsigned choice =
+        selector >> 4 * i & 7;  // the instruction's sign mode, bit 3, is not offered by the function
+    const unsigned byte = bytes >> 8 * choice & 0xff;
     result |= byte << 8 * i;
   }
   return result;

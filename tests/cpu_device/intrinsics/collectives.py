@@ -85,7 +85,6 @@ _VOTES = [
     _together("__any_sync", f"__any_sync({FULL}, x == 5 && i % 64 < 32)"),
     _together("__all_sync", f"__all_sync({FULL}, x < 5 || i % 64 < 32)"),
     _together("__match_any_sync", f"__match_any_sync({FULL}, x)"),
-    _together("__activemask", "__activemask()"),
     _together("__syncthreads_count", "__syncthreads_count(x < 3)"),
     _together("__syncthreads_or", "__syncthreads_or(x == 5 && i < 64)"),
     _together("__syncthreads_and", "__syncthreads_and(x < 6 && i < 64)"),
