@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -25,7 +26,7 @@ from engine.models import llama
 from engine.progress import Progress, silent
 from engine.request import Request, RequestOutput, SamplingParams, StreamEvent
 from engine.runner import Runner
-from engine.scheduler import Batch, Scheduler
+from engine.scheduler import Batch, Piece, Scheduler
 from engine.step import StepBuffers
 from engine.tokenizer import load_tokenizer
 from engine.weights import LlamaWeights, load_weights
@@ -99,6 +100,7 @@ class LLM:
             self._open = undo.pop_all()
         checkpoint.close()
         self._next_index, self._warned = 0, False
+        self._requests: dict[int, Request] = {}
         self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
 
     def _compile_kernels(self, progress: Progress) -> None:
@@ -195,29 +197,68 @@ class LLM:
         """As `generate`, but each new piece of text as it comes. `chat`: each prompt is one user message."""
         given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
         params = sampling_params or self.get_default_sampling_params()
-        first = self._next_index
-        requests = [self._request(prompt, params, chat) for prompt in given]
-        for request in requests:
-            self.scheduler.add(request)
+        requests = [self._request(prompt, params, chat) for prompt in given]  # all are checked before any is added
+        order = {request.index: number for number, request in enumerate(requests)}
+        waiting = set(order)
         try:
-            while self.scheduler.has_work:
+            for request in requests:
+                self._add(request)
+            while waiting:
                 for event in self.step():
-                    yield StreamEvent(event.index - first, event.text, event.token_ids, event.finished, event.output)
+                    number = order.get(event.index)
+                    if number is None:
+                        continue  # a request that was added with add_request; its output grows all the same
+                    if event.finished:
+                        waiting.remove(event.index)
+                    yield replace(event, index=number)
         finally:
-            self.scheduler.clear()
+            for index in waiting:
+                self.abort_request(index)
+
+    def add_request(
+        self, prompt: str | Sequence[int], sampling_params: SamplingParams | None = None, priority: int = 0
+    ) -> int:
+        """Queue a prompt; its number, which events carry as `index`. A lower `priority` number goes first.
+
+        Raises ModelError when the prompt cannot run.
+        """
+        params = sampling_params or self.get_default_sampling_params()
+        return self._add(self._request(prompt, params, chat=False, priority=priority))
+
+    def _add(self, request: Request) -> int:
+        self.scheduler.add(request)
+        self._requests[request.index] = request
+        return request.index
+
+    def abort_request(self, index: int) -> None:
+        """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""
+        request = self._requests.pop(index, None)
+        if request is not None:
+            self.scheduler.finish(request)
+
+    @property
+    def has_unfinished_requests(self) -> bool:
+        """Whether `step` has something to do."""
+        return self.scheduler.has_work
 
     def step(self) -> list[StreamEvent]:
-        """Run one scheduled batch: prefill, or one token for every running sequence."""
+        """Run one scheduled batch: the next tokens of every request that runs."""
         batch = self.scheduler.schedule()
         sampled = self._runner.execute(batch)
+        ended = [piece.is_last for piece in batch.pieces]
+        self.scheduler.ran(batch)
         events = []
-        for request, count, token in zip(batch.requests, batch.num_tokens, sampled, strict=True):
-            request.num_computed += count
-            if not request.prefilling:
-                events.append(request.append(token, self._stop_ids, self.engine_config.max_model_len))
-            if request.output.finished:
-                self.scheduler.finish(request)
+        for piece, is_last, token in zip(batch.pieces, ended, sampled, strict=True):
+            if is_last:
+                events.append(self._advance(piece.request, token))
         return events
+
+    def _advance(self, request: Request, token: int) -> StreamEvent:
+        event = request.append(token, self._stop_ids, self.engine_config.max_model_len)
+        if event.finished:
+            self.scheduler.finish(request)
+            del self._requests[request.index]
+        return event
 
     def score(self, token_ids: Sequence[int], decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of one sequence.
@@ -226,19 +267,18 @@ class LLM:
         """
         request = self._request(token_ids, SamplingParams(max_tokens=1), chat=False)
         split = len(token_ids) if decode_from is None else decode_from
-        counts = [split] * (split > 0) + [1] * (len(token_ids) - split)
-        self.cache.admit(request.index, len(token_ids))
-        parts = []
+        bounds = [0] * (split > 0) + list(range(split, len(token_ids) + 1))
+        pieces = [Piece(request, start, stop) for start, stop in pairwise(bounds)]
+        self.cache.open(request)  # without looking for a prefix: the logits of every token are wanted
         try:
-            for count in counts:
-                is_prefill = request.num_computed < split
-                parts.append(self._runner.logits(Batch([request], [count], is_prefill)))
-                request.num_computed += count
+            if not self.cache.grow(request, len(token_ids)):
+                raise ModelError(f"{len(token_ids)} tokens do not fit into the {self.cache.available} free KV pages")
+            batches = [Batch([], [piece]) if piece.start < split else Batch([piece], []) for piece in pieces]
+            return np.concatenate([self._runner.logits(batch) for batch in batches])
         finally:
-            self.cache.release(request.index)
-        return np.concatenate(parts)
+            self.cache.release(request)
 
-    def _request(self, prompt: str | Sequence[int], params: SamplingParams, chat: bool) -> Request:
+    def _request(self, prompt: str | Sequence[int], params: SamplingParams, chat: bool, priority: int = 0) -> Request:
         text = prompt if isinstance(prompt, str) else None
         if text is None:
             ids = [int(token) for token in prompt]
@@ -247,7 +287,7 @@ class LLM:
         self._check_ids(ids)
         index = self._next_index
         self._next_index += 1
-        return Request(index, text, ids, self._fit(params, len(ids)), IncrementalDecoder(self.tokenizer))
+        return Request(index, text, ids, self._fit(params, len(ids)), IncrementalDecoder(self.tokenizer), priority)
 
     def _chat_ids(self, messages: list[Message]) -> list[int]:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from engine.detokenize import IncrementalDecoder
+from engine.page_pool import PageName
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Request:
     """A request while the engine works on it.
 
     `token_ids` is the prompt and what was generated; `num_computed` counts the leading tokens whose keys and values
-    are in the cache. A request is prefilling while that is less than the prompt, then decodes a token a step.
+    are in the cache. The rest runs next: the prompt, the one token that was sampled last, or, after a preemption, both.
     """
 
     def __init__(
@@ -97,19 +98,26 @@ class Request:
         prompt_ids: list[int],
         params: SamplingParams,
         decoder: IncrementalDecoder,
+        priority: int = 0,
     ) -> None:
-        self.index, self.params, self.decoder = index, params, decoder
+        self.index, self.params, self.decoder, self.priority = index, params, decoder, priority
         self.num_prompt_tokens, self.num_computed = len(prompt_ids), 0
         self.token_ids = list(prompt_ids)
+        self.page_names: list[PageName] = []  # of its leading full pages, as far as they were asked for
         self.arrival = time.perf_counter()
         self.completion = CompletionOutput()
         metrics = Metrics(prompt_tokens=len(prompt_ids))
         self.output = RequestOutput(str(index), prompt, list(prompt_ids), [self.completion], False, metrics)
 
     @property
-    def prefilling(self) -> bool:
-        """Whether some of the prompt is not in the cache yet."""
-        return self.num_computed < self.num_prompt_tokens
+    def rank(self) -> tuple[int, int]:
+        """Who goes first: the lower priority number, then the earlier request."""
+        return self.priority, self.index
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens whose keys and values are not in the cache yet."""
+        return len(self.token_ids) - self.num_computed
 
     @property
     def max_total_tokens(self) -> int:

@@ -43,16 +43,16 @@ class Runner:
         self._steps = 0
 
     def execute(self, batch: Batch) -> list[int]:
-        """Run one step and wait for it. Returns the token sampled after each request's last row of this step."""
+        """Run one step and wait for it. Returns the token sampled after the last row of each piece of the batch."""
         self._steps += 1
-        kind = "prefill" if batch.is_prefill else "decode"
+        kind = " + ".join(name for name in ("decode", "prefill") if getattr(batch, f"{name}s"))
         with label(f"step {self._steps}"), label(kind):
             step = self._begin(batch)
             self._run(step)
             return self._read_sampled(step.num_seqs)
 
     def _begin(self, batch: Batch) -> Step:
-        step = self._buffers.fill(batch, self._cache, [self._seed_of(request) for request in batch.requests])
+        step = self._buffers.fill(batch, self._cache, [self._seed_of(piece.request) for piece in batch.pieces])
         self._buffers.upload(step, self._stream)
         return step
 
@@ -62,7 +62,7 @@ class Runner:
     def _run(self, step: Step) -> None:
         """Replay the step's graph, or capture it. The first step of a shape runs eagerly: it loads what is lazy."""
         key = step.graph_key
-        if step.is_prefill or self._enforce_eager:
+        if not step.is_decode or self._enforce_eager:
             self._forward_and_sample(step)
         elif key in self._graphs:
             self._graphs[key].launch(self._stream)

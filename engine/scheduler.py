@@ -1,39 +1,115 @@
-"""Who runs in this step: static batching, with prompts prefilled in chunks.
+"""Who runs in this step: continuous batching with a token budget (Orca, Yu et al. 2022; chunked prefill, Sarathi 2023).
 
-A batch is filled from the waiting queue, first come first served, while there are sequence slots and KV pages. Its
-prompts are prefilled, at most `max_batched_tokens` tokens a step; then all its sequences decode one token a step until
-the last is done, and the next batch is filled. A pure state machine: it knows nothing of devices.
+Every step first gives each running request its next tokens: one while it decodes, a chunk of the prompt while that is
+not done. What is left of the budget admits waiting requests. So a request joins as soon as there is room and leaves as
+soon as it ends, and long prompts never hold up the others for more than a step.
+
+When the pages run out, the running request that came last is preempted: its pages go back, it waits at the head of the
+queue and is computed anew later. The first in line can take every page there is, so somebody always advances.
+
+`policy="static"` is the baseline that came before: a batch is filled, runs until its last request is done, and only
+then comes the next one.
+
+A pure state machine: it knows nothing of devices.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+import heapq
+from bisect import insort
+from dataclasses import dataclass, field
 
+from engine.errors import ModelError
 from engine.kv_cache import KVCache
 from engine.request import Request
 
+POLICIES = ("continuous", "static")
+
 
 @dataclass(frozen=True)
-class Batch:
-    """One step's work: for each request how many of its next tokens to run. `is_prefill`: some prompt is not done."""
+class Piece:
+    """Some tokens of one request: token_ids[start:stop] run in this step."""
 
-    requests: list[Request]
-    num_tokens: list[int]
-    is_prefill: bool
+    request: Request
+    start: int
+    stop: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left to run after it, so that its last row's logits choose the request's next token."""
+        return self.stop == len(self.request.token_ids)
+
+
+@dataclass
+class Batch:
+    """One step's work: decodes (one token each) and prefills (several), which attend through different kernels."""
+
+    decodes: list[Piece] = field(default_factory=list)
+    prefills: list[Piece] = field(default_factory=list)
+
+    def add(self, request: Request, count: int) -> None:
+        """Run the next `count` tokens of a request."""
+        piece = Piece(request, request.num_computed, request.num_computed + count)
+        (self.decodes if count == 1 else self.prefills).append(piece)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All of it, in the order of the step's rows: decodes first."""
+        return self.decodes + self.prefills
+
+
+class WaitingQueue:
+    """Requests in the order in which they are to be admitted, however many there are."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[int, int], Request]] = []
+        self._aborted: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._heap) - len(self._aborted)
+
+    def push(self, request: Request) -> None:
+        """Queue a request: a lower priority number first, then whoever came first (a preempted one keeps its place)."""
+        heapq.heappush(self._heap, (request.rank, request))
+
+    def first(self) -> Request:
+        """The next one to admit. Raises IndexError when nobody waits."""
+        while self._heap[0][1].index in self._aborted:
+            self._aborted.remove(heapq.heappop(self._heap)[1].index)
+        return self._heap[0][1]
+
+    def pop(self) -> Request:
+        """Take out the next one."""
+        request = self.first()
+        heapq.heappop(self._heap)
+        return request
+
+    def abort(self, request: Request) -> None:
+        """Drop a request that waits; it is taken out of the heap when it comes to the top."""
+        self._aborted.add(request.index)
 
 
 class Scheduler:
-    """The waiting queue and the running batch."""
+    """The waiting queue and the running requests, in order of rank."""
 
-    def __init__(self, cache: KVCache, max_num_seqs: int, max_batched_tokens: int) -> None:
+    def __init__(self, cache: KVCache, max_num_seqs: int, max_batched_tokens: int, policy: str = "continuous") -> None:
+        if policy not in POLICIES:
+            raise ModelError(f"scheduling policy {policy!r} is not one of {', '.join(POLICIES)}")
         self._cache, self._max_num_seqs, self._max_batched_tokens = cache, max_num_seqs, max_batched_tokens
-        self.waiting: deque[Request] = deque()
+        self._static = policy == "static"
+        self.waiting = WaitingQueue()
         self.running: list[Request] = []
+        self.num_preemptions = 0
 
     def add(self, request: Request) -> None:
-        """Queue a request."""
-        self.waiting.append(request)
+        """Queue a request. Raises ModelError when the pool could not hold it even alone."""
+        needed = self._cache.pages_for(request.max_total_tokens)
+        if needed > self._cache.num_pages:
+            raise ModelError(
+                f"{request.max_total_tokens} tokens need {needed} KV pages of {self._cache.page_size} tokens, the pool "
+                f"has {self._cache.num_pages}; lower max_tokens or raise kv_cache_bytes"
+            )
+        self.waiting.push(request)
 
     @property
     def has_work(self) -> bool:
@@ -41,41 +117,68 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def schedule(self) -> Batch:
-        """The next step's batch. Call only while `has_work`."""
-        if not self.running:
-            self._fill_batch()
-        prefilling = [request for request in self.running if request.prefilling]
-        if prefilling:
-            return self._prefill(prefilling)
-        return Batch(list(self.running), [1] * len(self.running), is_prefill=False)
+        """The next step's batch. Call only while `has_work`. Every request of it has the pages that it needs."""
+        batch = Batch()
+        may_admit = not (self._static and self.running)
+        preemptions = self.num_preemptions
+        budget = self._continue_running(batch)
+        if may_admit and self.num_preemptions == preemptions:
+            self._admit_waiting(batch, budget)
+        return batch
 
-    def _fill_batch(self) -> None:
-        while self.waiting and len(self.running) < self._max_num_seqs:
-            request = self.waiting[0]
-            if self.running and not self._cache.fits(request.max_total_tokens):
-                break  # with the pool to itself a request must fit, or admit() says why not
-            self._cache.admit(request.index, request.max_total_tokens)
-            self.running.append(self.waiting.popleft())
+    def _continue_running(self, batch: Batch) -> int:
+        """The next tokens of who runs already; what is left of the budget."""
+        budget = self._max_batched_tokens
+        advanced = 0
+        while advanced < len(self.running) and budget:  # who comes later may be preempted meanwhile
+            request = self.running[advanced]
+            count = min(request.num_remaining, budget)
+            if not self._make_room(request, count):
+                break  # it was the last in line, and is waiting now
+            batch.add(request, count)
+            budget -= count
+            advanced += 1
+        return budget
 
-    def _prefill(self, prefilling: list[Request]) -> Batch:
-        """Chunks of prompts, in order, until the token budget is spent."""
-        requests, chunks, budget = [], [], self._max_batched_tokens
-        for request in prefilling:
-            chunk = min(request.num_prompt_tokens - request.num_computed, budget)
-            if chunk == 0:
-                break
-            requests.append(request)
-            chunks.append(chunk)
-            budget -= chunk
-        return Batch(requests, chunks, is_prefill=True)
+    def _make_room(self, request: Request, count: int) -> bool:
+        """Pages for the next `count` tokens of a running request, taken from whoever came last. False if that is it."""
+        while not self._cache.grow(request, request.num_computed + count):
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self._cache.release(request)
+        request.num_computed = 0
+        self.num_preemptions += 1
+        self.waiting.push(request)
+
+    def _admit_waiting(self, batch: Batch, budget: int) -> None:
+        while self.waiting and len(self.running) < self._max_num_seqs and budget:
+            request = self.waiting.first()
+            found = self._cache.admit(request)
+            if found is None:
+                return  # nobody overtakes it: a long prompt would wait for ever
+            request.num_computed = found
+            count = min(request.num_remaining, budget)
+            self._cache.grow(request, found + count)
+            insort(self.running, self.waiting.pop(), key=lambda item: item.rank)
+            budget -= count
+            batch.add(request, count)
+
+    def ran(self, batch: Batch) -> None:
+        """Note that a batch has run: its keys and values are in their pages."""
+        for piece in batch.pieces:
+            piece.request.num_computed = piece.stop
+            self._cache.computed(piece.request, piece.stop)
 
     def finish(self, request: Request) -> None:
-        """Take a request out of the batch and its pages back."""
-        self.running.remove(request)
-        self._cache.release(request.index)
-
-    def clear(self) -> None:
-        """Drop everything: what remains of a generation that was abandoned."""
-        for request in list(self.running):
-            self.finish(request)
-        self.waiting.clear()
+        """Take a request out, wherever it is, and its pages back: it has ended or was aborted."""
+        if request in self.running:
+            self.running.remove(request)
+            self._cache.release(request)
+        else:
+            self.waiting.abort(request)

@@ -17,30 +17,46 @@ from bindings.dtypes import F32, I32, U64, DType
 from bindings.tensor import Tensor
 from engine.kv_cache import BlockTable, KVCache
 from engine.ops import SPLIT_TOKENS
-from engine.scheduler import Batch
+from engine.scheduler import Batch, Piece
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What attention must know of one kind of a step's sequences: those that decode, or those that prefill."""
+
+    seq_lens: Tensor  # i32[S]: keys to attend to, this step's included
+    block_tables: Tensor  # i32[S, M]
+    max_query_len: int
+    max_seq_len: int
+    kv_tokens: int
+
+    @property
+    def num_seqs(self) -> int:
+        """Sequences of this kind."""
+        return self.seq_lens.shape[0]
 
 
 @dataclass(frozen=True)
 class Step:
     """The device arrays of one step, cut to its T tokens and S sequences, and what the host knows of their sizes.
 
-    Sequence s has rows query_starts[s] .. query_starts[s+1] of the T; `last_rows` are the rows whose logits are wanted.
+    The first rows are those of the sequences that decode, one each; the rows of those that prefill follow. Of these,
+    sequence s has rows query_starts[s] .. query_starts[s+1], counted from the first one. `last_rows` are the rows whose
+    logits are wanted.
     """
 
     token_ids: Tensor  # i32[T]
     positions: Tensor  # i32[T]
     slot_mapping: Tensor  # i32[T]: page * page_size + offset
-    seq_lens: Tensor  # i32[S]: keys to attend to, this step's included
-    query_starts: Tensor  # i32[S+1]
-    last_rows: Tensor  # i32[S]
+    seq_lens: Tensor  # i32[S]
     block_tables: Tensor  # i32[S, M]
+    query_starts: Tensor  # i32[prefills + 1]
+    last_rows: Tensor  # i32[S]
     temperature: Tensor  # f32[S]
     seeds: Tensor  # u64[S]
-    is_prefill: bool
     greedy: bool
-    max_query_len: int
-    kv_tokens: int
-    num_splits: int
+    decode: Attention
+    prefill: Attention
 
     @property
     def num_seqs(self) -> int:
@@ -48,8 +64,19 @@ class Step:
         return self.seq_lens.shape[0]
 
     @property
+    def is_decode(self) -> bool:
+        """Whether every sequence runs one token, so that a graph can be replayed."""
+        return self.prefill.num_seqs == 0
+
+    @property
+    def num_splits(self) -> int:
+        """Splits to launch for the longest sequence, a power of two: few graphs serve all lengths."""
+        splits = -(-self.decode.max_seq_len // SPLIT_TOKENS)
+        return 1 << (splits - 1).bit_length()
+
+    @property
     def graph_key(self) -> tuple[int, int, bool]:
-        """Steps of equal key launch the same kernels with the same arguments."""
+        """Decode steps of equal key launch the same kernels with the same arguments."""
         return self.num_seqs, self.num_splits, self.greedy
 
 
@@ -80,54 +107,52 @@ class StepBuffers:
             offset += _aligned(dtype.itemsize * prod(shape))
 
     def fill(self, batch: Batch, cache: KVCache, seeds: list[int]) -> Step:
-        """Write `batch` into the pinned arrays, giving its sequences the pages they need, and describe the step."""
-        row = kv_tokens = max_query_len = max_seq_len = 0
+        """Write `batch` into the pinned arrays and describe the step. Its sequences hold the pages they need."""
+        pieces, row = batch.pieces, 0
         self.host["query_starts"][0] = 0
-        for s, (request, count) in enumerate(zip(batch.requests, batch.num_tokens, strict=True)):
-            seq_len = request.num_computed + count
-            table = cache.grow(request.index, seq_len)
-            self._fill_rows(row, request.token_ids, request.num_computed, seq_len, table)
-            row += count
-            self._fill_sequence(s, row, seq_len, table.pages)
-            self.host["temperature"][s] = request.params.temperature
+        for s, piece in enumerate(pieces):
+            table = cache.table(piece.request)
+            self._fill_rows(row, piece, table)
+            row += piece.stop - piece.start
+            self._fill_sequence(s, row, piece, table.pages[: cache.pages_for(piece.stop)])
             self.host["seeds"][s] = seeds[s]
-            kv_tokens, max_seq_len = kv_tokens + seq_len, max(max_seq_len, seq_len)
-            max_query_len = max(max_query_len, count)
-        greedy = all(request.params.temperature == 0 for request in batch.requests)
-        return self._step(row, len(batch.requests), batch.is_prefill, greedy, max_query_len, kv_tokens, max_seq_len)
+            if s >= len(batch.decodes):
+                self.host["query_starts"][s - len(batch.decodes) + 1] = row - len(batch.decodes)
+        return self._step(batch, row)
 
-    def _fill_rows(self, row: int, tokens: list[int], start: int, stop: int, table: BlockTable) -> None:
-        """The rows of one sequence: its tokens `start:stop`."""
-        rows = slice(row, row + stop - start)
-        self.host["token_ids"][rows] = tokens[start:stop]
-        self.host["positions"][rows] = np.arange(start, stop)
-        self.host["slot_mapping"][rows] = table.slots(start, stop)
+    def _fill_rows(self, row: int, piece: Piece, table: BlockTable) -> None:
+        rows = slice(row, row + piece.stop - piece.start)
+        self.host["token_ids"][rows] = piece.request.token_ids[piece.start : piece.stop]
+        self.host["positions"][rows] = np.arange(piece.start, piece.stop)
+        self.host["slot_mapping"][rows] = table.slots(piece.start, piece.stop)
 
-    def _fill_sequence(self, s: int, row_end: int, seq_len: int, pages: list[int]) -> None:
-        self.host["seq_lens"][s] = seq_len
-        self.host["query_starts"][s + 1] = row_end
+    def _fill_sequence(self, s: int, row_end: int, piece: Piece, pages: list[int]) -> None:
+        self.host["seq_lens"][s] = piece.stop
         self.host["last_rows"][s] = row_end - 1
         self.host["block_tables"][s, : len(pages)] = pages
+        self.host["temperature"][s] = piece.request.params.temperature
 
-    def _step(
-        self,
-        rows: int,
-        seqs: int,
-        is_prefill: bool,
-        greedy: bool,
-        max_query_len: int,
-        kv_tokens: int,
-        max_seq_len: int,
-    ) -> Step:
-        t = self.tensors
+    def _step(self, batch: Batch, rows: int) -> Step:
+        t, decodes, seqs = self.tensors, len(batch.decodes), len(batch.pieces)
         return Step(
             token_ids=t["token_ids"][0:rows], positions=t["positions"][0:rows], slot_mapping=t["slot_mapping"][0:rows],
-            seq_lens=t["seq_lens"][0:seqs], query_starts=t["query_starts"][0 : seqs + 1],
-            last_rows=t["last_rows"][0:seqs], block_tables=t["block_tables"][0:seqs],
+            seq_lens=t["seq_lens"][0:seqs], block_tables=t["block_tables"][0:seqs],
+            query_starts=t["query_starts"][0 : seqs - decodes + 1], last_rows=t["last_rows"][0:seqs],
             temperature=t["temperature"][0:seqs], seeds=t["seeds"][0:seqs],
-            is_prefill=is_prefill, greedy=greedy, max_query_len=max_query_len, kv_tokens=kv_tokens,
-            num_splits=_split_bucket(max_seq_len),
+            greedy=all(piece.request.params.temperature == 0 for piece in batch.pieces),
+            decode=self._attention(batch.decodes, 0), prefill=self._attention(batch.prefills, decodes),
         )  # fmt: skip
+
+    def _attention(self, pieces: list[Piece], first: int) -> Attention:
+        """What attention must know of `pieces`, which are sequences `first`, first + 1, … of the step."""
+        sequences = slice(first, first + len(pieces))
+        return Attention(
+            seq_lens=self.tensors["seq_lens"][sequences],
+            block_tables=self.tensors["block_tables"][sequences],
+            max_query_len=max((piece.stop - piece.start for piece in pieces), default=0),
+            max_seq_len=max((piece.stop for piece in pieces), default=0),
+            kv_tokens=sum(piece.stop for piece in pieces),
+        )
 
     def upload(self, step: Step, stream: Stream) -> None:
         """Start the one copy that brings the arrays of `step` to the device."""
@@ -143,9 +168,3 @@ class StepBuffers:
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // 256) * 256
-
-
-def _split_bucket(seq_len: int) -> int:
-    """Splits to launch for the longest sequence, rounded up to a power of two, so that few graphs serve all lengths."""
-    splits = -(-seq_len // SPLIT_TOKENS)
-    return 1 << (splits - 1).bit_length()

@@ -118,31 +118,38 @@ class Llama:
             self.stream, qkv=heads, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
             positions=step.positions, slot_mapping=step.slot_mapping, cos_sin=self.cos_sin, NH=c.num_heads,
         )  # fmt: skip
-        attend = self._attend_prefill if step.is_prefill else self._attend_decode
-        attend(index, attended.view(tokens, c.num_heads, c.head_dim), heads, step)
+        self._attend(index, attended.view(tokens, c.num_heads, c.head_dim), heads, step)
         self.blas.gemm(update, attended, layer.o, transpose_b=True)
         return update
+
+    def _attend(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
+        """Each kind of sequence through its own kernel, whatever else is in the batch: decodes come first."""
+        decodes, tokens = step.decode.num_seqs, qkv.shape[0]
+        if decodes:
+            self._attend_decode(index, out[0:decodes], qkv[0:decodes], step)
+        if not step.is_decode:
+            self._attend_prefill(index, out[decodes:tokens], qkv[decodes:tokens], step)
 
     def _attend_prefill(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
         """Many new tokens a sequence: tiles of queries against tiles of keys, on tensor cores."""
         ops.PREFILL_ATTENTION(
             self.stream, out=out, qkv=qkv, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
-            block_tables=step.block_tables, seq_lens=step.seq_lens, query_starts=step.query_starts,
-            scale=1 / sqrt(self.config.head_dim), MAXQ=step.max_query_len, KV=step.kv_tokens,
+            block_tables=step.prefill.block_tables, seq_lens=step.prefill.seq_lens, query_starts=step.query_starts,
+            scale=1 / sqrt(self.config.head_dim), MAXQ=step.prefill.max_query_len, KV=step.prefill.kv_tokens,
         )  # fmt: skip
 
     def _attend_decode(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
         """One new token a sequence: each split of its pages on its own, then the splits merged."""
-        c, seqs, splits = self.config, step.num_seqs, step.num_splits
+        c, seqs, splits = self.config, step.decode.num_seqs, step.num_splits
         lse = self._partial(self.scratch.partial_lse, seqs, c.num_heads, splits)
         partial = self._partial(self.scratch.partial_out, seqs, c.num_heads, splits, c.head_dim)
         ops.DECODE_ATTENTION(
             self.stream, partial_out=partial, partial_lse=lse, qkv=qkv,
-            k_cache=self.k_cache[index], v_cache=self.v_cache[index], block_tables=step.block_tables,
-            seq_lens=step.seq_lens, scale=1 / sqrt(c.head_dim), KV=step.kv_tokens,
+            k_cache=self.k_cache[index], v_cache=self.v_cache[index], block_tables=step.decode.block_tables,
+            seq_lens=step.decode.seq_lens, scale=1 / sqrt(c.head_dim), KV=step.decode.kv_tokens,
         )  # fmt: skip
         ops.COMBINE_SPLITS(
-            self.stream, out=out, partial_out=partial, partial_lse=lse, seq_lens=step.seq_lens,
+            self.stream, out=out, partial_out=partial, partial_lse=lse, seq_lens=step.decode.seq_lens,
             NKV=c.num_kv_heads, B=self.k_cache[index].shape[2],
         )  # fmt: skip
 
@@ -165,7 +172,7 @@ class Llama:
 
     def _last_rows(self, hidden: Tensor, step: Step) -> Tensor:
         """The last row of each sequence. Gathering rows is what the embedding kernel does, so it does this too."""
-        if not step.is_prefill:
+        if step.is_decode:
             return hidden
         last = self.scratch.last[0 : step.num_seqs]
         ops.EMBEDDING(self.stream, out=last, token_ids=step.last_rows, table=hidden)

@@ -1,51 +1,105 @@
-"""The page pool: pages are never shared, never lost, and a promise is always kept."""
+"""Block tables: slots, shared prefixes, and pages that are never lost."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from engine.errors import ModelError
 from engine.kv_cache import KVCache
+from engine.request import Request, SamplingParams
+from tests.pure.test_scheduler import SilentDecoder
+
+
+def request(index, token_ids):
+    return Request(index, None, list(token_ids), SamplingParams(), SilentDecoder())
+
+
+def compute(cache, item):
+    """Admit a request and run all of it; the number of tokens that were found."""
+    found = cache.admit(item)
+    assert found is not None and cache.grow(item, len(item.token_ids))
+    cache.computed(item, len(item.token_ids))
+    return found
 
 
 def test_slots_follow_the_pages_of_the_block_table():
     cache = KVCache(num_pages=8, page_size=4)
-    cache.admit(0, max_tokens=10)
-    table = cache.grow(0, num_tokens=6)
+    item = request(0, range(6))
+    compute(cache, item)
+    table = cache.table(item)
     assert len(table.pages) == 2
     expected = [table.pages[p // 4] * 4 + p % 4 for p in range(6)]
     assert table.slots(0, 6).tolist() == expected and table.slots(5, 6).tolist() == expected[5:]
 
 
-def test_a_sequence_that_could_never_fit_is_refused_with_the_figures():
-    cache = KVCache(num_pages=4, page_size=16)
-    with pytest.raises(ModelError, match=r"65 tokens need 5 KV pages of 16 tokens, the pool has 4 left of 4"):
-        cache.admit(0, max_tokens=65)
+def test_growing_beyond_the_pool_gives_nothing():
+    cache = KVCache(num_pages=2, page_size=4)
+    item = request(0, range(4))
+    compute(cache, item)
+    assert not cache.grow(item, 13) and cache.available == 1
+    assert cache.grow(item, 8) and cache.available == 0
 
 
-def test_what_is_promised_to_one_is_not_available_to_another():
-    cache = KVCache(num_pages=4, page_size=16)
-    cache.admit(0, max_tokens=48)
-    assert cache.fits(16) and not cache.fits(17)
+def test_a_second_prompt_shares_the_full_pages_of_the_first():
+    cache = KVCache(num_pages=8, page_size=4)
+    first, second = request(0, range(10)), request(1, [*range(8), 77, 78])
+    assert compute(cache, first) == 0
+    assert compute(cache, second) == 8
+    assert cache.table(second).pages[:2] == cache.table(first).pages[:2]
+    assert cache.table(second).pages[2] != cache.table(first).pages[2]
+    assert (cache.statistics.tokens, cache.statistics.hit_tokens) == (20, 8)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=60))
-def test_pages_are_never_shared_and_never_lost(actions):
-    """Any order of admitting, growing and releasing keeps every page in exactly one place."""
-    cache, limits, tables = KVCache(num_pages=16, page_size=4), {}, {}
-    for sequence, tokens in actions:
-        if sequence in limits and tokens % 3 == 0:
-            cache.release(sequence)
-            limits.pop(sequence), tables.pop(sequence, None)
-        elif sequence in limits:
-            tables[sequence] = cache.grow(sequence, min(tokens, limits[sequence]))
-        elif cache.fits(tokens):
-            cache.admit(sequence, tokens)
-            limits[sequence] = tokens
-        owned = [page for table in tables.values() for page in table.pages]
-        assert len(owned) == len(set(owned))
-        promised = sum(cache.pages_for(limit) for limit in limits.values())
-        assert cache.available == 16 - promised
-    for sequence in limits:
-        cache.release(sequence)
-    assert cache.available == 16
+@pytest.mark.parametrize(("length", "found"), [(8, 4), (9, 8), (7, 4), (4, 0), (1, 0)])
+def test_the_last_token_always_runs(length, found):
+    """A prompt that is in the cache to its last token, on a page's very end, still computes that token."""
+    cache = KVCache(num_pages=8, page_size=4)
+    compute(cache, request(0, range(12)))
+    assert compute(cache, request(1, range(length))) == found
+
+
+def test_a_prefix_outlives_the_request_that_computed_it():
+    cache = KVCache(num_pages=4, page_size=4)
+    first = request(0, range(9))
+    compute(cache, first)
+    cache.release(first)
+    assert cache.available == 4
+    assert compute(cache, request(1, range(9))) == 8
+
+
+def test_a_page_given_to_another_is_not_found_any_more():
+    cache = KVCache(num_pages=3, page_size=4)
+    first, second = request(0, range(9)), request(1, range(100, 112))
+    compute(cache, first)
+    cache.release(first)
+    compute(cache, second)
+    cache.release(second)
+    assert compute(cache, request(2, range(9))) == 0
+
+
+def test_pages_to_be_revived_do_not_count_as_room():
+    """The prefix lies in free pages: taking it uses them up."""
+    cache = KVCache(num_pages=3, page_size=4)
+    first = request(0, range(12))
+    compute(cache, first)
+    cache.release(first)
+    other = request(1, [90, 91, 92, 93])
+    cache.open(other)
+    assert cache.grow(other, 4)
+    assert cache.admit(request(2, [*range(8), 1, 2, 3, 4, 5])) is None, "2 pages are free, 4 are needed"
+    assert cache.available == 2, "and a refusal takes nothing"
+
+
+def test_without_prefix_caching_nothing_is_shared():
+    cache = KVCache(num_pages=8, page_size=4, prefix_caching=False)
+    assert compute(cache, request(0, range(10))) == 0
+    assert compute(cache, request(1, range(10))) == 0
+
+
+def test_generated_tokens_can_be_a_prefix_too():
+    """The next turn of a conversation begins with the last answer."""
+    cache = KVCache(num_pages=8, page_size=4)
+    first = request(0, range(6))
+    compute(cache, first)
+    first.token_ids += [50, 51, 52]
+    assert cache.grow(first, 9)
+    cache.computed(first, 9)
+    cache.release(first)
+    assert compute(cache, request(1, [0, 1, 2, 3, 4, 5, 50, 51, 52, 60])) == 8

@@ -1,13 +1,20 @@
-"""Static batching: who runs when."""
+"""Continuous batching: who runs when, who is preempted, and that nobody is forgotten."""
+
+from __future__ import annotations
+
+from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import ModelError
 from engine.kv_cache import KVCache
 from engine.request import Request, SamplingParams
 from engine.scheduler import Scheduler
+
+PAGE = 4
 
 
 class SilentDecoder:
@@ -20,73 +27,229 @@ class SilentDecoder:
         return ""
 
 
-def request(index, prompt_tokens, max_tokens=4):
-    return Request(index, None, [1] * prompt_tokens, SamplingParams(max_tokens=max_tokens), SilentDecoder())
+def request(index, prompt, max_tokens=4, priority=0):
+    ids = [1000 * index + i for i in range(prompt)] if isinstance(prompt, int) else prompt
+    return Request(index, None, ids, SamplingParams(max_tokens=max_tokens), SilentDecoder(), priority)
 
 
-def make(num_pages=64, max_num_seqs=4, max_batched_tokens=16):
-    return Scheduler(KVCache(num_pages, page_size=4), max_num_seqs, max_batched_tokens)
+def make(num_pages=64, max_num_seqs=4, max_batched_tokens=16, policy="continuous"):
+    return Scheduler(KVCache(num_pages, PAGE), max_num_seqs, max_batched_tokens, policy)
 
 
 def run_step(scheduler):
-    """One step as the engine makes it; returns (batch, indices of the requests that finished)."""
+    """One step as the engine makes it; returns (batch, the requests that finished)."""
     batch = scheduler.schedule()
+    sampling = [piece.request for piece in batch.pieces if piece.is_last]
+    scheduler.ran(batch)
     finished = []
-    for item, count in zip(batch.requests, batch.num_tokens, strict=True):
-        item.num_computed += count
-        if not item.prefilling:
-            item.append(7, frozenset(), max_model_len=1000)
-        if item.output.finished:
+    for item in sampling:
+        if item.append(7, frozenset(), max_model_len=1000).finished:
             scheduler.finish(item)
-            finished.append(item.index)
+            finished.append(item)
     return batch, finished
 
 
-def test_a_prompt_longer_than_the_budget_is_prefilled_in_chunks():
-    scheduler = make(max_batched_tokens=16)
-    scheduler.add(request(0, prompt_tokens=40))
-    chunks = [run_step(scheduler)[0].num_tokens for _ in range(3)]
-    assert chunks == [[16], [16], [8]]
+def sizes(batch):
+    """Tokens of each request of a batch, by its number."""
+    return {piece.request.index: piece.stop - piece.start for piece in batch.pieces}
 
 
-def test_prompts_share_a_step_while_the_budget_lasts():
-    scheduler = make(max_batched_tokens=16)
-    for index, length in enumerate((6, 6, 6)):
-        scheduler.add(request(index, length))
-    assert run_step(scheduler)[0].num_tokens == [6, 6, 4]
-    assert run_step(scheduler)[0].num_tokens == [2]
+def test_a_prompt_longer_than_the_budget_runs_in_chunks():
+    scheduler = make()
+    scheduler.add(request(0, 40))
+    assert [sizes(run_step(scheduler)[0]) for _ in range(4)] == [{0: 16}, {0: 16}, {0: 8}, {0: 1}]
+
+
+def test_decodes_and_a_chunk_of_a_prompt_share_a_step():
+    scheduler = make()
+    scheduler.add(request(0, 6, max_tokens=9))
+    run_step(scheduler)
+    scheduler.add(request(1, 30))
     batch, _ = run_step(scheduler)
-    assert not batch.is_prefill and batch.num_tokens == [1, 1, 1]
+    assert sizes(batch) == {0: 1, 1: 15}, "whoever decodes goes first, the prompt takes what is left of the budget"
+    assert [len(batch.decodes), len(batch.prefills)] == [1, 1]
 
 
-def test_the_next_batch_starts_when_the_last_of_this_one_is_done():
+def test_a_request_joins_and_leaves_while_others_run():
     scheduler = make(max_num_seqs=2)
     for index in range(3):
-        scheduler.add(request(index, prompt_tokens=2, max_tokens=1 + index))
+        scheduler.add(request(index, 2, max_tokens=1 + 2 * index))
     seen = []
     while scheduler.has_work:
-        seen.append([item.index for item in run_step(scheduler)[0].requests])
+        seen.append(sorted(sizes(run_step(scheduler)[0])))
+    assert seen == [[0, 1], [1, 2], [1, 2], [2], [2], [2]]
+
+
+def test_a_static_batch_waits_for_its_last_request():
+    scheduler = make(max_num_seqs=2, policy="static")
+    for index in range(3):
+        scheduler.add(request(index, 2, max_tokens=1 + index))
+    seen = []
+    while scheduler.has_work:
+        seen.append(sorted(sizes(run_step(scheduler)[0])))
     assert seen == [[0, 1], [1], [2], [2], [2]]
 
 
-def test_a_request_too_large_for_the_whole_pool_is_refused():
-    scheduler = make(num_pages=2)
-    scheduler.add(request(0, prompt_tokens=20))
-    with pytest.raises(ModelError, match="KV pages"):
-        scheduler.schedule()
+def test_the_lower_priority_number_goes_first_then_whoever_came_first():
+    scheduler = make(max_num_seqs=1)
+    for index, priority in enumerate((5, 1, 5, 1)):
+        scheduler.add(request(index, 2, max_tokens=1, priority=priority))
+    assert [run_step(scheduler)[1][0].index for _ in range(4)] == [1, 3, 0, 2]
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 6)), min_size=1, max_size=12))
-def test_every_request_ends_with_its_tokens_and_every_page_comes_back(sizes):
-    scheduler = make(num_pages=12, max_num_seqs=3, max_batched_tokens=8)
-    requests = [request(i, prompt, tokens) for i, (prompt, tokens) in enumerate(sizes)]
-    for item in requests:
-        scheduler.add(item)
-    done = []
+def test_when_pages_run_out_the_last_in_line_starts_anew():
+    scheduler = make(num_pages=4, max_num_seqs=2)
+    first, second = request(0, 6, max_tokens=8), request(1, 6, max_tokens=8)
+    scheduler.add(first)
+    scheduler.add(second)
+    order = []
     while scheduler.has_work:
-        batch, finished = run_step(scheduler)
-        assert sum(batch.num_tokens) <= max(8, len(batch.requests))
-        done += finished
-    assert sorted(done) == list(range(len(sizes)))
-    assert [len(item.completion.token_ids) for item in requests] == [tokens for _, tokens in sizes]
-    assert scheduler._cache.available == 12
+        order += [item.index for item in run_step(scheduler)[1]]
+    assert order == [0, 1] and scheduler.num_preemptions >= 1
+    assert [len(item.completion.token_ids) for item in (first, second)] == [8, 8]
+    assert scheduler._cache.available == 4
+
+
+def test_an_important_request_preempts_nobody_but_is_never_preempted_for_others():
+    scheduler = make(num_pages=4, max_num_seqs=2)
+    ordinary, important = request(0, 6, max_tokens=8), request(1, 6, max_tokens=8, priority=-1)
+    scheduler.add(ordinary)
+    run_step(scheduler)
+    scheduler.add(important)
+    order = []
+    while scheduler.has_work:
+        order += [item.index for item in run_step(scheduler)[1]]
+    assert order == [1, 0], "the pages ran out, and the ordinary one, though it came first, gave way"
+
+
+def test_a_request_too_large_for_the_whole_pool_is_refused_with_the_figure_that_would_do():
+    scheduler = make(num_pages=2)
+    with pytest.raises(ModelError, match="24 tokens need 6 KV pages of 4 tokens, the pool has 2"):
+        scheduler.add(request(0, 20))
+    assert not scheduler.has_work
+
+
+def test_an_aborted_request_is_gone_wherever_it_was():
+    scheduler = make(max_num_seqs=1)
+    items = [request(index, 6) for index in range(3)]
+    for item in items:
+        scheduler.add(item)
+    run_step(scheduler)
+    scheduler.finish(items[0])  # it runs
+    scheduler.finish(items[1])  # it waits
+    seen = set()
+    while scheduler.has_work:
+        seen |= set(sizes(run_step(scheduler)[0]))
+    assert seen == {2} and scheduler._cache.available == 64
+
+
+def test_an_unknown_policy_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"'greedy' is not one of continuous, static"):
+        make(policy="greedy")
+
+
+def test_a_long_queue_costs_a_step_no_more_than_a_short_one():
+    """Counted in calls into the queue, not in seconds: what is not at the head is never looked at."""
+
+    def touched(waiting):
+        scheduler = make(max_num_seqs=1)
+        for index in range(waiting):
+            scheduler.add(request(index, 2, max_tokens=50))
+        seen: Counter[int] = Counter()
+
+        class Watched(list):
+            def __getitem__(self, number):
+                seen[number] += 1
+                return super().__getitem__(number)
+
+        scheduler.waiting._heap = Watched(scheduler.waiting._heap)
+        for _ in range(20):
+            run_step(scheduler)
+        return sum(seen.values())
+
+    assert touched(100_000) == touched(100)
+
+
+class Engine(RuleBasedStateMachine):
+    """Any order of arrivals, steps and aborts over a pool that is too small for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.scheduler = make(num_pages=9, max_num_seqs=3, max_batched_tokens=10)
+        self.cache = self.scheduler._cache
+        self.live: dict[int, Request] = {}
+        self.count = 0
+        # What the device's pages hold: the token and all before it, by slot, as a run would have written them.
+        self.contents: dict[int, tuple[int, ...]] = {}
+
+    @rule(prompt=st.integers(1, 20), tokens=st.integers(1, 12), priority=st.integers(0, 1), shared=st.integers(0, 12))
+    def add(self, prompt, tokens, priority, shared):
+        ids = [*range(min(shared, prompt)), *(1000 + self.count * 50 + i for i in range(max(0, prompt - shared)))]
+        item = request(self.count, ids, tokens, priority)
+        self.scheduler.add(item)
+        self.live[self.count] = item
+        self.count += 1
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def abort(self, data):
+        index = data.draw(st.sampled_from(sorted(self.live)))
+        self.scheduler.finish(self.live.pop(index))
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def step(self):
+        batch = self.scheduler.schedule()
+        assert batch.pieces, "there is work, and nobody runs"
+        assert sum(piece.stop - piece.start for piece in batch.pieces) <= 10
+        assert len(batch.pieces) == len({piece.request.index for piece in batch.pieces}) <= 3
+        self._write(batch)
+        self._read(batch)
+        self.scheduler.ran(batch)
+        for piece in batch.pieces:
+            item = piece.request
+            if piece.stop == len(item.token_ids) and item.append(item.index, frozenset(), 1000).finished:
+                self.scheduler.finish(item)
+                del self.live[item.index]
+
+    def _write(self, batch):
+        for piece in batch.pieces:
+            pages = self.cache.table(piece.request).pages
+            ids = piece.request.token_ids
+            for position in range(piece.start, piece.stop):
+                page = pages[position // PAGE]
+                assert self.cache.pool.holders(page) == 1, "a page with two holders is never written"
+                self.contents[page * PAGE + position % PAGE] = tuple(ids[: position + 1])
+
+    def _read(self, batch):
+        """Attention reads all earlier tokens of its own sequence, and finds just these."""
+        for piece in batch.pieces:
+            pages = self.cache.table(piece.request).pages
+            for position in range(piece.stop):
+                held = self.contents[pages[position // PAGE] * PAGE + position % PAGE]
+                assert held == tuple(piece.request.token_ids[: position + 1])
+
+    @invariant()
+    def pages_are_held_as_often_as_they_are_listed(self):
+        listed = Counter(page for table in self.cache._tables.values() for page in table.pages)
+        assert all(self.cache.pool.holders(page) == listed[page] for page in range(9))
+        assert self.cache.available == sum(not listed[page] for page in range(9))
+
+    @invariant()
+    def names_and_pages_agree(self):
+        pool = self.cache.pool
+        assert {page: name for name, page in pool._named.items()} == {
+            number: page.name for number, page in enumerate(pool._pages) if page.name is not None
+        }
+
+    def teardown(self):
+        steps = 0
+        while self.live:
+            self.step()
+            steps += 1
+            assert steps < 2000, "a request never ends"
+        assert self.cache.available == 9 and not self.scheduler.has_work
+
+
+Engine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+TestEngine = Engine.TestCase
