@@ -26,7 +26,7 @@ from engine.models import llama
 from engine.progress import Progress, silent
 from engine.request import Request, RequestOutput, SamplingParams, StreamEvent
 from engine.runner import Runner
-from engine.scheduler import Batch, Piece, Scheduler
+from engine.scheduler import Batch, Batching, Piece, Scheduler
 from engine.step import StepBuffers
 from engine.tokenizer import load_tokenizer
 from engine.weights import LlamaWeights, load_weights
@@ -63,7 +63,9 @@ class LLM:
     revision: a branch, tag or commit of a model on the hub.
     device: `auto`, `cuda` or `cpu`.
     max_model_len: the longest prompt and answer in tokens (default: the model's own, or what the KV memory holds).
-    max_num_seqs: sequences of one batch. kv_cache_bytes: memory for keys and values.
+    max_num_seqs: sequences that run at once. max_num_batched_tokens: tokens of one step, of all sequences together.
+    kv_cache_bytes: memory for keys and values. enable_prefix_caching: prompts share what an earlier one computed.
+    batching: `continuous`, or `static`, the baseline (a batch runs to its end before the next one starts).
     enforce_eager: launch kernels one by one instead of replaying graphs.
     seed: for requests that bring none.
     progress: called as (stage, done, total, unit) while fetching, compiling and loading.
@@ -78,7 +80,10 @@ class LLM:
         device: str = "auto",
         max_model_len: int | None = None,
         max_num_seqs: int = 8,
+        max_num_batched_tokens: int = MAX_BATCHED_TOKENS,
         kv_cache_bytes: int | None = None,
+        enable_prefix_caching: bool = True,
+        batching: Batching = "continuous",
         enforce_eager: bool = False,
         seed: int = 0,
         progress: Progress = silent,
@@ -95,7 +100,9 @@ class LLM:
             self._compile_kernels(progress)
             with out_of_memory_advice(self._weights_advice()):
                 weights = load_weights(self.device, checkpoint, progress)
-            self.engine_config = self._plan(max_model_len, max_num_seqs, kv_cache_bytes)
+            self.engine_config = self._plan(max_model_len, max_num_seqs, max_num_batched_tokens, kv_cache_bytes)
+            self.cache = KVCache(self.engine_config.num_pages, PAGE_SIZE, enable_prefix_caching)
+            self.scheduler = Scheduler(self.cache, max_num_seqs, self.engine_config.max_batched_tokens, batching)
             self._build(weights, seed, enforce_eager, undo)
             self._open = undo.pop_all()
         checkpoint.close()
@@ -111,13 +118,18 @@ class LLM:
         for op, symbols in wanted:
             op.kernel(self.device, symbols)
 
-    def _plan(self, max_model_len: int | None, max_num_seqs: int, kv_bytes: int | None) -> EngineConfig:
+    def _plan(
+        self, max_model_len: int | None, max_num_seqs: int, max_batched_tokens: int, kv_bytes: int | None
+    ) -> EngineConfig:
         """Settle the limits against each other and the memory. Raises ModelError when they cannot hold."""
         limit = self.config.max_position_embeddings
         if max_model_len is not None and not 1 <= max_model_len <= limit:
             raise ModelError(f"max_model_len must be between 1 and {limit} for this model, not {max_model_len}")
         if max_num_seqs < 1:
             raise ModelError(f"max_num_seqs must be at least 1, not {max_num_seqs}")
+        if max_batched_tokens < max_num_seqs:
+            each = f"{max_num_seqs} (max_num_seqs): each running sequence needs one token a step"
+            raise ModelError(f"max_num_batched_tokens must be at least {each}; it is {max_batched_tokens}")
         one_sequence = -(-(max_model_len or 1) // PAGE_SIZE) * self._page_bytes()
         if kv_bytes is None:  # a length that was asked for is room that was asked for
             kv_bytes = max(self._default_kv_bytes(), one_sequence if max_model_len else 0)
@@ -127,7 +139,7 @@ class LLM:
         wanted = max_num_seqs * -(-(max_model_len or limit) // PAGE_SIZE)
         num_pages = min(kv_bytes // self._page_bytes(), wanted)
         length = min(max_model_len or limit, num_pages * PAGE_SIZE)
-        return EngineConfig(length, max_num_seqs, min(MAX_BATCHED_TOKENS, max_num_seqs * length), num_pages)
+        return EngineConfig(length, max_num_seqs, min(max_batched_tokens, max_num_seqs * length), num_pages)
 
     def _default_kv_bytes(self) -> int:
         free, _ = self.device.memory_info()
@@ -153,8 +165,6 @@ class LLM:
         with out_of_memory_advice(KV_ADVICE):
             kv_pages = device.empty(shape, BF16, "kv_pages")
         self.weight_bytes = weights.nbytes
-        self.cache = KVCache(limits.num_pages, PAGE_SIZE)
-        self.scheduler = Scheduler(self.cache, limits.max_num_seqs, limits.max_batched_tokens)
         sizes = (limits.max_batched_tokens, limits.max_num_seqs)
         with out_of_memory_advice(ACTIVATIONS_ADVICE):
             model = llama.build(device, device.stream, c, weights, kv_pages, *sizes, limits.max_model_len)

@@ -7,7 +7,7 @@ soon as it ends, and long prompts never hold up the others for more than a step.
 When the pages run out, the running request that came last is preempted: its pages go back, it waits at the head of the
 queue and is computed anew later. The first in line can take every page there is, so somebody always advances.
 
-`policy="static"` is the baseline that came before: a batch is filled, runs until its last request is done, and only
+`batching="static"` is the baseline that came before: a batch is filled, runs until its last request is done, and only
 then comes the next one.
 
 A pure state machine: it knows nothing of devices.
@@ -18,12 +18,13 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from engine.errors import ModelError
 from engine.kv_cache import KVCache
 from engine.request import Request
 
-POLICIES = ("continuous", "static")
+Batching = Literal["continuous", "static"]
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ class WaitingQueue:
 class Scheduler:
     """The waiting queue and the running requests, in order of rank."""
 
-    def __init__(self, cache: KVCache, max_num_seqs: int, max_batched_tokens: int, policy: str = "continuous") -> None:
-        if policy not in POLICIES:
-            raise ModelError(f"scheduling policy {policy!r} is not one of {', '.join(POLICIES)}")
+    def __init__(
+        self, cache: KVCache, max_num_seqs: int, max_batched_tokens: int, batching: Batching = "continuous"
+    ) -> None:
+        if batching not in get_args(Batching):
+            raise ModelError(f"batching is {batching!r}; it must be one of {', '.join(get_args(Batching))}")
         self._cache, self._max_num_seqs, self._max_batched_tokens = cache, max_num_seqs, max_batched_tokens
-        self._static = policy == "static"
+        self._static = batching == "static"
         self.waiting = WaitingQueue()
         self.running: list[Request] = []
         self.num_preemptions = 0

@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,10 +56,64 @@ def test_more_prompts_than_slots_wait_their_turn(llm):
     assert tokens(llm.generate(many, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY)) * 3
 
 
-def test_a_prompt_in_chunks_gives_what_it_gives_whole(llm, toy, device, monkeypatch):
-    monkeypatch.setattr("engine.llm.MAX_BATCHED_TOKENS", 13)
-    with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as chunked:
+def test_a_prompt_in_chunks_gives_what_it_gives_whole(llm, toy, device):
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4, max_num_batched_tokens=13) as chunked:
         assert tokens(chunked.generate(PROMPTS, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY))
+
+
+def test_static_batching_gives_what_continuous_batching_gives(llm, toy, device):
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=2, batching="static") as static:
+        assert tokens(static.generate(PROMPTS, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY))
+
+
+def prompts_with_shared_beginnings():
+    rng = random.Random(0)
+    shared = [rng.randrange(256) for _ in range(48)]
+    return [shared[: 16 * (i % 4)] + [rng.randrange(256) for _ in range(rng.randrange(1, 90))] for i in range(16)]
+
+
+def test_a_pool_that_runs_full_preempts_and_gives_the_same_tokens(toy, device):
+    """24 pages for 16 requests of up to 11 pages each: some must start anew, and find what they left in the cache."""
+    prompts, params = prompts_with_shared_beginnings(), replace(GREEDY, max_tokens=40)
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=1, enable_prefix_caching=False) as llm:
+        alone = tokens(llm.generate(prompts, params))
+    pages = 24 * 16 * llm.kv_bytes_per_token
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=8, max_model_len=256, kv_cache_bytes=pages) as llm:
+        assert tokens(llm.generate(prompts, params)) == alone
+        assert llm.scheduler.num_preemptions > 0 and llm.cache.statistics.hit_tokens > 0
+        assert llm.cache.available == llm.cache.num_pages == 24
+
+
+def test_a_prompt_seen_before_is_found_up_to_its_last_page(llm):
+    prompt = [(3 * i + 1) % 256 for i in range(64)]
+    first = tokens(llm.generate([prompt], GREEDY))
+    before = llm.cache.statistics.hit_tokens
+    assert tokens(llm.generate([prompt], GREEDY)) == first
+    assert llm.cache.statistics.hit_tokens - before == 48, "the last of 4 pages runs again for its last token's logits"
+
+
+def test_requests_come_and_go_one_by_one(llm):
+    alone = [tokens(llm.generate([prompt], GREEDY))[0] for prompt in PROMPTS]
+    answers: dict[int, list[int]] = {}
+    numbers = [llm.add_request(PROMPTS[0], GREEDY)]
+    while llm.has_unfinished_requests:
+        for event in llm.step():
+            answers.setdefault(event.index, []).extend(event.token_ids)
+        if len(numbers) < len(PROMPTS):
+            numbers.append(llm.add_request(PROMPTS[len(numbers)], GREEDY))
+    assert [answers[number] for number in numbers] == alone
+
+
+def test_an_aborted_request_gives_its_pages_back_and_others_go_on(llm):
+    alone = tokens(llm.generate([PROMPTS[1]], GREEDY))[0]
+    kept, dropped = (llm.add_request(PROMPTS[i], GREEDY) for i in (1, 2))
+    answer = llm.step()
+    llm.abort_request(dropped)
+    llm.abort_request(dropped)  # a second time is no error
+    while llm.has_unfinished_requests:
+        answer += llm.step()
+    assert [token for event in answer if event.index == kept for token in event.token_ids] == alone
+    assert llm.cache.available == llm.cache.num_pages
 
 
 def test_decode_attention_agrees_with_prefill_attention(llm):
@@ -126,6 +182,8 @@ def test_a_prompt_that_cannot_run_is_refused(llm, prompt, message):
     [
         ({"max_model_len": 513}, "max_model_len must be between 1 and 512"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1"),
+        ({"max_num_seqs": 8, "max_num_batched_tokens": 7}, "max_num_batched_tokens must be at least 8"),
+        ({"batching": "dynamic"}, "batching is 'dynamic'"),
         ({"max_model_len": 512, "kv_cache_bytes": 1 << 14}, "kv_cache_bytes is 16384; 512 tokens need 524288"),
         ({"kv_cache_bytes": 100}, "kv_cache_bytes is 100"),
     ],

@@ -32,8 +32,8 @@ def request(index, prompt, max_tokens=4, priority=0):
     return Request(index, None, ids, SamplingParams(max_tokens=max_tokens), SilentDecoder(), priority)
 
 
-def make(num_pages=64, max_num_seqs=4, max_batched_tokens=16, policy="continuous"):
-    return Scheduler(KVCache(num_pages, PAGE), max_num_seqs, max_batched_tokens, policy)
+def make(num_pages=64, max_num_seqs=4, max_batched_tokens=16, batching="continuous"):
+    return Scheduler(KVCache(num_pages, PAGE), max_num_seqs, max_batched_tokens, batching)
 
 
 def run_step(scheduler):
@@ -81,7 +81,7 @@ def test_a_request_joins_and_leaves_while_others_run():
 
 
 def test_a_static_batch_waits_for_its_last_request():
-    scheduler = make(max_num_seqs=2, policy="static")
+    scheduler = make(max_num_seqs=2, batching="static")
     for index in range(3):
         scheduler.add(request(index, 2, max_tokens=1 + index))
     seen = []
@@ -110,7 +110,7 @@ def test_when_pages_run_out_the_last_in_line_starts_anew():
     assert scheduler._cache.available == 4
 
 
-def test_an_important_request_preempts_nobody_but_is_never_preempted_for_others():
+def test_pages_are_taken_from_the_least_important_not_from_the_latest():
     scheduler = make(num_pages=4, max_num_seqs=2)
     ordinary, important = request(0, 6, max_tokens=8), request(1, 6, max_tokens=8, priority=-1)
     scheduler.add(ordinary)
@@ -143,9 +143,9 @@ def test_an_aborted_request_is_gone_wherever_it_was():
     assert seen == {2} and scheduler._cache.available == 64
 
 
-def test_an_unknown_policy_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"'greedy' is not one of continuous, static"):
-        make(policy="greedy")
+def test_another_kind_of_batching_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"batching is 'greedy'; it must be one of continuous, static"):
+        make(batching="greedy")
 
 
 def test_a_long_queue_costs_a_step_no_more_than_a_short_one():
