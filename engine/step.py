@@ -100,6 +100,7 @@ class StepBuffers:
         self._host, self._buffer = device.alloc_host(nbytes, "step.host"), device.alloc(nbytes, "step")
         self.host: dict[str, NDArray] = {}
         self.tensors: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, int], Tensor] = {}
         offset = 0
         for name, dtype, shape in layout:
             self.host[name] = self._host.numpy(dtype, shape, offset)
@@ -132,23 +133,33 @@ class StepBuffers:
         self.host["block_tables"][s, : len(pages)] = pages
         self.host["temperature"][s] = piece.request.params.temperature
 
+    def _first(self, name: str, count: int) -> Tensor:
+        """The first `count` rows of an array. Kept: the same few views are wanted at every step."""
+        view = self._views.get((name, count))
+        if view is None:
+            view = self._views[name, count] = self.tensors[name][0:count]
+        return view
+
     def _step(self, batch: Batch, rows: int) -> Step:
-        t, decodes, seqs = self.tensors, len(batch.decodes), len(batch.pieces)
+        decodes, seqs, first = len(batch.decodes), len(batch.pieces), self._first
         return Step(
-            token_ids=t["token_ids"][0:rows], positions=t["positions"][0:rows], slot_mapping=t["slot_mapping"][0:rows],
-            seq_lens=t["seq_lens"][0:seqs], block_tables=t["block_tables"][0:seqs],
-            query_starts=t["query_starts"][0 : seqs - decodes + 1], last_rows=t["last_rows"][0:seqs],
-            temperature=t["temperature"][0:seqs], seeds=t["seeds"][0:seqs],
+            token_ids=first("token_ids", rows), positions=first("positions", rows),
+            slot_mapping=first("slot_mapping", rows), seq_lens=first("seq_lens", seqs),
+            block_tables=first("block_tables", seqs), query_starts=first("query_starts", seqs - decodes + 1),
+            last_rows=first("last_rows", seqs), temperature=first("temperature", seqs), seeds=first("seeds", seqs),
             greedy=all(piece.request.params.temperature == 0 for piece in batch.pieces),
             decode=self._attention(batch.decodes, 0), prefill=self._attention(batch.prefills, decodes),
         )  # fmt: skip
 
     def _attention(self, pieces: list[Piece], first: int) -> Attention:
         """What attention must know of `pieces`, which are sequences `first`, first + 1, … of the step."""
-        sequences = slice(first, first + len(pieces))
+        names, sequences = ("seq_lens", "block_tables"), slice(first, first + len(pieces))
+        seq_lens, block_tables = (
+            self.tensors[name][sequences] if first and pieces else self._first(name, len(pieces)) for name in names
+        )
         return Attention(
-            seq_lens=self.tensors["seq_lens"][sequences],
-            block_tables=self.tensors["block_tables"][sequences],
+            seq_lens=seq_lens,
+            block_tables=block_tables,
             max_query_len=max((piece.stop - piece.start for piece in pieces), default=0),
             max_seq_len=max((piece.stop for piece in pieces), default=0),
             kv_tokens=sum(piece.stop for piece in pieces),

@@ -73,6 +73,7 @@ def loaded(arguments: argparse.Namespace, model: str | None) -> Iterator[LLM]:
             device=arguments.device,
             max_model_len=length,
             max_num_seqs=arguments.batch,
+            enable_prefix_caching=False,  # or a second round would find the first one's keys and values
             enforce_eager=arguments.eager or arguments.what == "door",
             progress=progress,
         ) as llm,
