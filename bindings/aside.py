@@ -80,15 +80,15 @@ def _remove(path: Path) -> None:
         raise
 
 
-def abandoned(parent: Path) -> list[Path]:
-    """The folders aside in `parent` whose makers live no more."""
-    found = []
+def abandoned(parent: Path) -> Iterator[Path]:
+    """The folders aside in `parent` whose makers live no more, each locked until the next one is asked for."""
     for folder in parent.glob(f"{PREFIX}*"):
         lock = _take(folder)
         if lock is not None:
-            found.append(folder)
-            os.close(lock)
-    return found
+            try:
+                yield folder
+            finally:
+                os.close(lock)
 
 
 def _take(folder: Path) -> int | None:
@@ -105,11 +105,8 @@ def _take(folder: Path) -> int | None:
 
 def sweep(parent: Path) -> None:
     """Remove the folders aside that killed runs left in `parent`."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        lock = _take(folder)
-        if lock is not None:
-            _remove(folder)
-            os.close(lock)
+    for folder in abandoned(parent):
+        _remove(folder)
 
 
 def keep(made: Path, entry: Path) -> None:

@@ -109,6 +109,12 @@ def select(kind: str | None = None) -> Backend:
     return _selected
 
 
+def select_nvidia() -> None:
+    """Choose NVIDIA's libraries without looking whether they can be used: for who asks what is wrong with them."""
+    global _selected
+    _selected = _load("cuda", "")
+
+
 def _why(missing: NoGpu | None) -> str:
     """What to tell a person who left the choice to us: a machine without a driver needs no advice."""
     if missing is None or missing == NO_DRIVER:

@@ -35,9 +35,7 @@ def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise CacheError(
-            "no home folder to keep a cache in; set CUTAWAY_CACHE to a folder that can be written"
-        ) from error
+        raise CacheError(f"no home folder to keep a cache in; {_ANOTHER_FOLDER}") from error
 
 
 def cache_directory(*parts: str) -> Path:

@@ -5,7 +5,6 @@ A process that asked must not run a model afterwards: it has settled on NVIDIA's
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,19 +31,16 @@ class Gpu:
 
 
 @contextmanager
-def nvidia() -> Iterator[backend.Backend]:
+def nvidia() -> Iterator[None]:
     """Inside, calls go to NVIDIA's libraries, also where they are too old or have no GPU.
 
     Raises DeviceError for a library that is not there, or has not the function asked for.
     """
     from cuda.pathfinder import DynamicLibNotFoundError
 
-    names = ("cuda.bindings.driver", "cuda.bindings.nvrtc", "bindings.cublas_api")
-    libraries = [importlib.import_module(name) for name in names]
-    # Around select(), which refuses what is to be looked at here.
-    backend._selected = chosen = backend.Backend("cuda", libraries[0], libraries[1], libraries[2], why="")
+    backend.select_nvidia()
     try:
-        yield chosen
+        yield
     except (DynamicLibNotFoundError, RuntimeError, ImportError, OSError) as error:
         raise DeviceError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
@@ -57,9 +53,14 @@ def loaded_library(stem: str) -> str:
 
 
 def driver_version() -> int:
-    """The newest CUDA version that the driver supports, e.g. 13000. Raises DeviceError when there is no driver."""
-    with nvidia():
-        return int(driver.cuDriverGetVersion())
+    """The newest CUDA version that the driver supports, e.g. 13000; 0 where it is too old to say.
+
+    Raises DeviceError when there is no driver.
+    """
+    version = backend.driver_version()
+    if version is None:
+        raise DeviceError(backend.NO_DRIVER.reason)
+    return version
 
 
 def gpus() -> list[Gpu]:
@@ -108,7 +109,7 @@ def try_nvrtc(arch: str) -> None:
 
 def cublas_version() -> int:
     """cuBLAS's version from a handle on the first GPU, e.g. 130100. Raises DeviceError when it is not there."""
-    with nvidia() as chosen, Device(0, chosen) as device:
+    with nvidia(), Device.open("cuda") as device:
         blas = Blas(device, device.stream)
         try:
             return blas.version

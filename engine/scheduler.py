@@ -160,7 +160,8 @@ class Scheduler:
         self.waiting.push(request)
 
     def _admit_waiting(self, batch: Batch, budget: int) -> None:
-        while self.waiting and len(self.running) < self._max_num_seqs and budget:
+        """Let requests join. A static batch is filled at once: whom the budget leaves out begins in a later step."""
+        while self.waiting and len(self.running) < self._max_num_seqs and (budget or self._static):
             request = self.waiting.first()
             found = self._cache.admit(request)
             if found is None:
@@ -169,8 +170,9 @@ class Scheduler:
             count = min(request.num_remaining, budget)
             self._cache.grow(request, found + count)
             insort(self.running, self.waiting.pop(), key=lambda item: item.rank)
-            budget -= count
-            batch.add(request, count)
+            if count:
+                budget -= count
+                batch.add(request, count)
 
     def ran(self, batch: Batch) -> None:
         """Note that a batch has run: its keys and values are in their pages."""

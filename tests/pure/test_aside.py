@@ -111,10 +111,10 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_no
     holders = [subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = [Path(holder.stdout.readline().strip()) for holder in holders if holder.stdout is not None]
     sweep(tmp_path)
-    assert abandoned(tmp_path) == [] and all((folder / "half").exists() for folder in folders)
+    assert list(abandoned(tmp_path)) == [] and all((folder / "half").exists() for folder in folders)
     holders[0].kill()
     holders[0].communicate()
-    assert abandoned(tmp_path) == [folders[0]]
+    assert list(abandoned(tmp_path)) == [folders[0]]
     with aside(tmp_path) as mine:
         assert set(tmp_path.iterdir()) == {mine, folders[1]}
     holders[1].kill()

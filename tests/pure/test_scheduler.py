@@ -90,6 +90,18 @@ def test_a_static_batch_waits_for_its_last_request():
     assert seen == [[0, 1], [1], [2], [2], [2]]
 
 
+def test_a_static_batch_is_full_though_its_prompts_take_several_steps():
+    scheduler = make(max_num_seqs=3, max_batched_tokens=16, batching="static")
+    for index in range(4):
+        scheduler.add(request(index, 12, max_tokens=3))
+    steps = []
+    while scheduler.has_work:
+        steps.append(sizes(run_step(scheduler)[0]))
+    assert steps[:3] == [{0: 12, 1: 4}, {0: 1, 1: 8, 2: 7}, {0: 1, 1: 1, 2: 5}]
+    together = steps[: next(i for i, step in enumerate(steps) if 3 in step)]
+    assert set().union(*together) == {0, 1, 2}, "the fourth waits for the last of the three"
+
+
 def test_the_lower_priority_number_goes_first_then_whoever_came_first():
     scheduler = make(max_num_seqs=1)
     for index, priority in enumerate((5, 1, 5, 1)):
