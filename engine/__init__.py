@@ -1,6 +1,7 @@
 """The language model: from a prompt to text. `from engine import LLM, SamplingParams`."""
 
 from engine.llm import LLM
-from engine.request import CompletionOutput, RequestOutput, SamplingParams, StreamEvent
+from engine.outputs import CompletionOutput, RequestOutput, StreamEvent
+from engine.sampling_params import SamplingParams
 
 __all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams", "StreamEvent"]

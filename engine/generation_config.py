@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.fields import Fields, read_json, shown
-from engine.request import SamplingParams
+from engine.sampling_params import SamplingParams
 
 FILE = "generation_config.json"
 

@@ -70,14 +70,18 @@ class Step:
 
     @property
     def num_splits(self) -> int:
-        """Splits to launch for the longest sequence, a power of two: few graphs serve all lengths."""
-        splits = -(-self.decode.max_seq_len // SPLIT_TOKENS)
-        return 1 << (splits - 1).bit_length()
+        """Splits to launch for the longest sequence."""
+        return split_bucket(self.decode.max_seq_len)
 
     @property
     def graph_key(self) -> tuple[int, int, bool]:
         """Decode steps of equal key launch the same kernels with the same arguments."""
         return self.num_seqs, self.num_splits, self.greedy
+
+
+def split_bucket(seq_len: int) -> int:
+    """Splits to launch for a sequence of this length, a power of two: few graphs serve all lengths."""
+    return 1 << (-(-seq_len // SPLIT_TOKENS) - 1).bit_length()
 
 
 class StepBuffers:

@@ -9,44 +9,65 @@ float32.
 
 from __future__ import annotations
 
-from math import sqrt
+from dataclasses import dataclass
+from math import prod, sqrt
 
 from bindings.cublas import Blas
 from bindings.device import Device, Stream
-from bindings.dtypes import BF16, F32
+from bindings.dtypes import BF16, F32, DType
 from bindings.tensor import Tensor
 from bindings.trace import label
 from engine import ops
 from engine.config import ModelConfig
 from engine.rope import rope_table
 from engine.spec import Op
-from engine.step import Step
+from engine.step import Step, split_bucket
 from engine.weights import LayerWeights, LlamaWeights
 
+Shapes = dict[str, tuple[DType, tuple[int, ...]]]
 
+
+@dataclass(frozen=True)
 class Activations:
     """Scratch tensors between operations, sized for the largest step and used by every layer in turn."""
 
-    def __init__(self, device: Device, config: ModelConfig, max_tokens: int, max_seqs: int, max_splits: int) -> None:
+    residual: Tensor
+    normed: Tensor
+    qkv: Tensor
+    attended: Tensor
+    gate_up: Tensor
+    gated: Tensor
+    update: Tensor
+    last: Tensor
+    logits: Tensor
+    partial_out: Tensor
+    partial_lse: Tensor
+
+    @staticmethod
+    def shapes(config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int) -> Shapes:
+        """Dtype and shape of each, for steps of up to these sizes."""
         c, t = config, max_tokens
+        splits = max_seqs * c.num_heads * split_bucket(max_len)
+        return {
+            "residual": (BF16, (t, c.hidden_size)),
+            "normed": (BF16, (t, c.hidden_size)),
+            "qkv": (BF16, (t, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)),
+            "attended": (BF16, (t, c.num_heads * c.head_dim)),
+            "gate_up": (BF16, (t, 2 * c.intermediate_size)),
+            "gated": (BF16, (t, c.intermediate_size)),
+            "update": (BF16, (t, c.hidden_size)),
+            "last": (BF16, (max_seqs, c.hidden_size)),
+            "logits": (F32, (max_seqs, c.vocab_size)),
+            "partial_out": (F32, (splits * c.head_dim,)),
+            "partial_lse": (F32, (splits,)),
+        }
 
-        def bf16(name: str, *shape: int) -> Tensor:
-            return device.empty(shape, BF16, f"activations.{name}")
-
-        def f32(name: str, *shape: int) -> Tensor:
-            return device.empty(shape, F32, f"activations.{name}")
-
-        self.residual = bf16("residual", t, c.hidden_size)
-        self.normed = bf16("normed", t, c.hidden_size)
-        self.qkv = bf16("qkv", t, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim)
-        self.attended = bf16("attended", t, c.num_heads * c.head_dim)
-        self.gate_up = bf16("gate_up", t, 2 * c.intermediate_size)
-        self.gated = bf16("gated", t, c.intermediate_size)
-        self.update = bf16("update", t, c.hidden_size)
-        self.last = bf16("last", max_seqs, c.hidden_size)
-        self.logits = f32("logits", max_seqs, c.vocab_size)
-        self.partial_out = f32("partial_out", max_seqs * c.num_heads * max_splits * c.head_dim)
-        self.partial_lse = f32("partial_lse", max_seqs * c.num_heads * max_splits)
+    @classmethod
+    def allocate(cls, device: Device, shapes: Shapes) -> Activations:
+        """All of them, in device memory."""
+        return cls(
+            **{name: device.empty(shape, dtype, f"activations.{name}") for name, (dtype, shape) in shapes.items()}
+        )
 
 
 class Llama:
@@ -184,10 +205,16 @@ def build(
     kv_pages: Tensor, max_tokens: int, max_seqs: int, max_len: int,
 ) -> Llama:  # fmt: skip
     """A Llama with its scratch memory and rope table, for steps of up to these sizes."""
-    max_splits = 2 * -(-max_len // ops.SPLIT_TOKENS)  # split counts are rounded up to powers of two
-    scratch = Activations(device, config, max_tokens, max_seqs, max_splits)
+    scratch = Activations.allocate(device, Activations.shapes(config, max_tokens, max_seqs, max_len))
     cos_sin = device.upload(rope_table(config, max_len), F32, "rope.cos_sin")
     return Llama(config, weights, kv_pages, scratch, cos_sin, Blas(device, stream))
+
+
+def activation_bytes(config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int) -> int:
+    """Device memory that a Llama takes beside weights and KV pages."""
+    shapes = Activations.shapes(config, max_tokens, max_seqs, max_len).values()
+    rope = max_len * config.head_dim * F32.itemsize
+    return rope + sum(dtype.itemsize * prod(shape) for dtype, shape in shapes)
 
 
 def kernels_of(config: ModelConfig, page_size: int) -> list[tuple[Op, dict[str, int]]]:

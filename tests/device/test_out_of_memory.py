@@ -80,7 +80,7 @@ def test_the_next_try_with_less_works(
 
 def test_a_length_that_is_asked_for_gets_its_room(toy: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without kv_cache_bytes the default share grows to what one sequence of max_model_len takes."""
-    monkeypatch.setattr("engine.llm.CPU_KV_BYTES", 1 << 14)
+    monkeypatch.setattr("engine.engine_config.CPU_KV_BYTES", 1 << 14)
     with LLM(model=str(toy), device="cpu", max_num_seqs=1) as short, LLM(model=str(toy), max_model_len=512) as long:
         assert short.engine_config.max_model_len == 16
         assert long.engine_config.max_model_len == 512

@@ -95,10 +95,10 @@ MUTANTS = [
     ),
     Mutant(
         "request-one-token-too-many",
-        "engine/request.py",
-        "len(self.completion.token_ids) >= self.params.max_tokens",
-        "len(self.completion.token_ids) > self.params.max_tokens",
+        "engine/answer.py",
+        "len(self.completion.token_ids) >= self._params.max_tokens",
+        "len(self.completion.token_ids) > self._params.max_tokens",
         ">= became >: one token more than max_tokens",
-        "tests/pure/test_request.py::test_max_tokens_and_the_context_end_by_length",
+        "tests/pure/test_answer.py::test_max_tokens_ends_by_length",
     ),
 ]

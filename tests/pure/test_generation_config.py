@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ModelError
 from engine.generation_config import GenerationConfig, read_generation_config
-from engine.request import SamplingParams
+from engine.sampling_params import SamplingParams
 from tests.tiny_model import read_config, write_json
 
 # The files of published models.

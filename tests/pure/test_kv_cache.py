@@ -3,12 +3,14 @@
 import pytest
 
 from engine.kv_cache import KVCache
-from engine.request import Request, SamplingParams
-from tests.pure.test_scheduler import SilentDecoder
+from engine.request import Request
+from engine.sampling_params import SamplingParams
+from tests.pure.test_scheduler import answer
 
 
 def request(index, token_ids):
-    return Request(index, None, list(token_ids), SamplingParams(), SilentDecoder())
+    ids, params = list(token_ids), SamplingParams()
+    return Request(index, ids, params, answer(index, ids, params))
 
 
 def compute(cache, item):

@@ -9,9 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from engine.answer import Answer
 from engine.errors import ModelError
 from engine.kv_cache import KVCache
-from engine.request import Request, SamplingParams
+from engine.outputs import CompletionOutput, Metrics, RequestOutput
+from engine.request import Request
+from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduler
 
 PAGE = 4
@@ -29,7 +32,19 @@ class SilentDecoder:
 
 def request(index, prompt, max_tokens=4, priority=0):
     ids = [1000 * index + i for i in range(prompt)] if isinstance(prompt, int) else prompt
-    return Request(index, None, ids, SamplingParams(max_tokens=max_tokens), SilentDecoder(), priority)
+    params = SamplingParams(max_tokens=max_tokens)
+    return Request(index, ids, params, answer(index, ids, params), priority)
+
+
+def answer(index, prompt_ids, params, stop_ids=frozenset()):
+    output = RequestOutput(str(index), None, prompt_ids, [CompletionOutput()], False, Metrics(len(prompt_ids)))
+    return Answer(index, output, params, SilentDecoder(), stop_ids)
+
+
+def append(item, token):
+    """Give a request its next token; whether it has ended."""
+    item.token_ids.append(token)
+    return item.answer.append(token).finished
 
 
 def make(num_pages=64, max_num_seqs=4, max_batched_tokens=16, batching="continuous"):
@@ -43,7 +58,7 @@ def run_step(scheduler):
     scheduler.ran(batch)
     finished = []
     for item in sampling:
-        if item.append(7, frozenset(), max_model_len=1000).finished:
+        if append(item, 7):
             scheduler.finish(item)
             finished.append(item)
     return batch, finished
@@ -118,7 +133,7 @@ def test_when_pages_run_out_the_last_in_line_starts_anew():
     while scheduler.has_work:
         order += [item.index for item in run_step(scheduler)[1]]
     assert order == [0, 1] and scheduler.num_preemptions >= 1
-    assert [len(item.completion.token_ids) for item in (first, second)] == [8, 8]
+    assert [len(item.answer.completion.token_ids) for item in (first, second)] == [8, 8]
     assert scheduler._cache.available == 4
 
 
@@ -220,7 +235,7 @@ class Engine(RuleBasedStateMachine):
         self.scheduler.ran(batch)
         for piece in batch.pieces:
             item = piece.request
-            if piece.stop == len(item.token_ids) and item.append(item.index, frozenset(), 1000).finished:
+            if piece.stop == len(item.token_ids) and append(item, item.index):
                 self.scheduler.finish(item)
                 del self.live[item.index]
 
