@@ -55,6 +55,19 @@ class Answer:
         self.output.finished = all(completion.finish_reason for completion in self.output.outputs)
         return StreamEvent(self.index, self.completion.index, text, [token], self.finished, self.output)
 
+    def abort(self) -> None:
+        """End it as it stands: its request was dropped."""
+        self._end("abort")
+
+    def fail(self, reason: str) -> None:
+        """End it as it stands: the device failed."""
+        self._end("error")
+        self.completion.stop_reason = reason
+
+    def _end(self, reason: str) -> None:
+        self.completion.finish_reason = reason
+        self.output.finished = all(completion.finish_reason for completion in self.output.outputs)
+
     def _finish_reason(self, token: int) -> str | None:
         if token in self._stops:
             return "stop"

@@ -24,6 +24,10 @@ class UsageError(CutawayError):
     """A request that can't be met as it was put: an argument out of its range, a prompt that is too long."""
 
 
+class EngineDeadError(CutawayError):
+    """An engine whose device failed in an earlier step: it can run nothing any more."""
+
+
 @contextmanager
 def out_of_memory_advice(remedy: str) -> Iterator[None]:
     """Lets an OutOfMemory of the block say `remedy`: what of the model or the engine's limits to make smaller."""

@@ -5,53 +5,64 @@ lists its pages in order; token position p lies in page `table[p // page_size]`,
 the whole pool is `page * page_size + p % page_size`. So memory is given out a page at a time as a sequence grows, and
 at most one page less a token is wasted per sequence.
 
-Pure bookkeeping: the device memory itself belongs to the runner. Who holds a page: page_pool.py.
+Sequences share pages in two ways. A full page is known by the hash of its tokens, so a prompt that begins like an
+earlier one takes its pages. And the answers to one prompt begin with all its pages, the last one too, which may be half
+full: whoever writes into a page that others hold gets a copy of it first (copy-on-write).
+
+Pure bookkeeping: the device memory itself belongs to the engine. Who holds a page: page_pool.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import ModelError
 from engine.page_pool import ROOT, PageName, PagePool, page_name
 from engine.request import Request
 
 
+@dataclass
 class BlockTable:
-    """The pages of one sequence, in order of position. The first `num_named` of them can be found by their names."""
+    """The pages of one sequence, in order of position.
 
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
-        self.pages: list[int] = []
-        self.num_named = 0
+    num_named: how many of the first can be found by their names. room: tokens up to which the sequence may write
+    without asking for anything; less than its pages hold where others hold the last one too.
+    """
 
-    def slots(self, start: int, stop: int) -> NDArray[np.int32]:
-        """The slot numbers of the token positions `start:stop`, which lie in allocated pages."""
-        positions = np.arange(start, stop, dtype=np.int32)
-        first_page = start // self._page_size
-        pages = np.asarray(self.pages[first_page:], np.int32)
-        return pages[positions // self._page_size - first_page] * self._page_size + positions % self._page_size
+    pages: list[int] = field(default_factory=list)
+    num_named: int = 0
+    room: int = 0
 
 
 @dataclass
 class CacheStatistics:
-    """Tokens of admitted requests, and how many of them were found in pages computed before."""
+    """Tokens of admitted requests, how many of them were found in pages computed before, and pages copied on write."""
 
     tokens: int = 0
     hit_tokens: int = 0
+    copied_pages: int = 0
 
 
 class KVCache:
-    """A pool of `num_pages` pages of `page_size` tokens, and the block table of every request that holds some."""
+    """A pool of `num_pages` pages of `page_size` tokens, and the block tables of up to `max_seqs` running requests.
 
-    def __init__(self, num_pages: int, page_size: int, prefix_caching: bool = True) -> None:
+    block_tables: i32[max_seqs, M], row `request.row` for each, as attention reads them.
+    """
+
+    def __init__(
+        self, num_pages: int, page_size: int, max_seqs: int, max_pages_per_seq: int, prefix_caching: bool = True
+    ) -> None:
         self.num_pages, self.page_size, self.prefix_caching = num_pages, page_size, prefix_caching
         self.pool = PagePool(num_pages)
         self.statistics = CacheStatistics()
-        self._tables: dict[int, BlockTable] = {}
+        self.block_tables = np.zeros((max_seqs, max_pages_per_seq), np.int32)
+        self._tables: list[BlockTable] = [BlockTable() for _ in range(max_seqs)]  # by row
+        self._free_rows = list(reversed(range(max_seqs)))
+        self._copies: list[tuple[int, int]] = []  # source, target: to be done before the next step
 
     def pages_for(self, num_tokens: int) -> int:
         """How many pages hold `num_tokens`."""
@@ -64,32 +75,62 @@ class KVCache:
 
     def table(self, request: Request) -> BlockTable:
         """The block table of a request that was admitted."""
-        return self._tables[request.index]
+        assert request.row >= 0, f"request {request.index} holds no pages"
+        return self._tables[request.row]
+
+    def slots(self, request: Request, start: int, stop: int) -> NDArray[np.int32]:
+        """The slot numbers of the token positions `start:stop` of a request, which lie in its pages."""
+        positions = np.arange(start, stop, dtype=np.int32)
+        pages = self.block_tables[request.row][positions // self.page_size]
+        return pages * self.page_size + positions % self.page_size
 
     def admit(self, request: Request) -> int | None:
         """Open a block table; how many of the leading tokens are in the cache already. None if the rest has no room.
 
         The last token is never counted as found: it must run, since its logits choose the next one.
         """
-        found = self._find_prefix(request) if self.prefix_caching else []
-        revived = sum(self.pool.holders(page) == 0 for page in found)
-        if self.pages_for(len(request.token_ids)) - len(found) > self.pool.num_free - revived:
+        shared = self._fork_pages(request) or self._find_prefix(request)
+        found = min(len(shared) * self.page_size, len(request.token_ids) - 1)
+        copied = found < len(shared) * self.page_size  # the last token's page is shared, and will be written to
+        revived = sum(self.pool.holders(page) == 0 for page in shared)
+        if self.pages_for(len(request.token_ids)) - len(shared) + copied > self.pool.num_free - revived:
             return None
-        for page in found:
+        for page in shared:
             self.pool.share(page)
-        self.open(request, found)
+        self.open(request, shared)
+        if copied:
+            self.table(request).room = 0
         self.statistics.tokens += len(request.token_ids)
-        self.statistics.hit_tokens += len(found) * self.page_size
-        return len(found) * self.page_size
+        self.statistics.hit_tokens += found
+        return found
 
-    def open(self, request: Request, named_pages: Sequence[int] = ()) -> None:
-        """Open a block table that begins with these pages, and ask for no prefix."""
-        table = self._tables[request.index] = BlockTable(self.page_size)
-        table.pages.extend(named_pages)
-        table.num_named = len(named_pages)
+    def open(self, request: Request, shared: Sequence[int] = ()) -> None:
+        """Open a block table that begins with these pages, and ask for no prefix. Raises ModelError without a row."""
+        if not self._free_rows:
+            raise ModelError("as many sequences run as max_num_seqs allows; wait until one of them ends")
+        request.row = self._free_rows.pop()
+        table = self._tables[request.row] = BlockTable()
+        self._extend(request, table, list(shared))
+        table.num_named = min(len(shared), len(request.token_ids) // self.page_size)
+
+    def _extend(self, request: Request, table: BlockTable, pages: list[int]) -> None:
+        before = len(table.pages)
+        table.pages.extend(pages)
+        self.block_tables[request.row, before : len(table.pages)] = pages
+        table.room = len(table.pages) * self.page_size
+
+    def _fork_pages(self, request: Request) -> list[int]:
+        """All pages of the prompt, from the answer that computed it; none unless that runs, and has come that far."""
+        leader = request.leader
+        first_answer = len(request.token_ids) == request.num_prompt_tokens
+        if leader is None or leader.row < 0 or leader.num_settled < request.num_prompt_tokens or not first_answer:
+            return []
+        return self.table(leader).pages[: self.pages_for(request.num_prompt_tokens)]
 
     def _find_prefix(self, request: Request) -> list[int]:
-        pages = []
+        pages: list[int] = []
+        if not self.prefix_caching:
+            return pages
         for number in range((len(request.token_ids) - 1) // self.page_size):
             page = self.pool.find(self._name(request, number))
             if page is None:
@@ -106,23 +147,60 @@ class KVCache:
         return names[number]
 
     def grow(self, request: Request, num_tokens: int) -> bool:
-        """Give a request the pages that `num_tokens` need. False, and nothing is given, if there are too few."""
-        table = self._tables[request.index]
+        """Let a request write its tokens up to `num_tokens`. False, and nothing given, if pages are short."""
+        table = self._tables[request.row]
+        if num_tokens <= table.room:
+            return True
+        shared = self._shared_page(request, table)
         missing = self.pages_for(num_tokens) - len(table.pages)
-        if missing > self.pool.num_free:
+        if missing + (shared is not None) > self.pool.num_free:
             return False
-        table.pages.extend(self.pool.take() for _ in range(missing))
+        if shared is not None:
+            self._copy_on_write(request, table, shared)
+        self._extend(request, table, [self.pool.take() for _ in range(missing)])
+        self.remember(request)
         return True
 
-    def computed(self, request: Request, num_computed: int) -> None:
-        """Note that the keys and values of the first `num_computed` tokens are written: full pages can be found now."""
+    def _shared_page(self, request: Request, table: BlockTable) -> int | None:
+        """The number of the page that the next token is written to, if it has other holders."""
+        number = request.num_computed // self.page_size
+        shared = number < len(table.pages) and self.pool.holders(table.pages[number]) > 1
+        return number if shared else None
+
+    def _copy_on_write(self, request: Request, table: BlockTable, number: int) -> None:
+        source, target = table.pages[number], self.pool.take()
+        self._copies.append((source, target))
+        table.pages[number] = self.block_tables[request.row, number] = target
+        table.num_named = min(table.num_named, number)
+        self.pool.release([source])
+        self.statistics.copied_pages += 1
+
+    def take_copies(self) -> list[list[tuple[int, int]]]:
+        """The (source, target) pages to copy before the next step, in waves: the copies of one may run all at once."""
+        waves: list[list[tuple[int, int]]] = []
+        sources, targets = set[int](), set[int]()
+        for source, target in self._copies:
+            if not waves or source in targets or target in sources | targets:
+                waves.append([])
+                sources, targets = set(), set()
+            waves[-1].append((source, target))
+            sources.add(source)
+            targets.add(target)
+        self._copies.clear()
+        return waves
+
+    def remember(self, request: Request) -> None:
+        """Give the request's full pages their names, so that they can be found: as far as the tokens are known."""
         if not self.prefix_caching:
             return
-        table = self._tables[request.index]
-        for number in range(table.num_named, num_computed // self.page_size):
+        table = self._tables[request.row]
+        for number in range(table.num_named, min(request.num_computed, len(request.token_ids)) // self.page_size):
             self.pool.remember(table.pages[number], self._name(request, number))
             table.num_named = number + 1
 
     def release(self, request: Request) -> None:
         """Close a block table and let go of its pages."""
-        self.pool.release(reversed(self._tables.pop(request.index).pages))
+        self.remember(request)
+        self.pool.release(reversed(self._tables[request.row].pages))
+        self._free_rows.append(request.row)
+        request.row = -1

@@ -29,6 +29,7 @@ from engine.models import llama
 from engine.outputs import CompletionOutput, Metrics, RequestOutput, StreamEvent
 from engine.progress import Progress, silent
 from engine.request import Request
+from engine.runner import build_runner
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batching, Scheduler
 from engine.tokenizer import load_tokenizer
@@ -52,6 +53,7 @@ class LLM:
     enable_prefix_caching: prompts share what an earlier one computed.
     batching: `continuous`, or `static`, the baseline (a batch runs to its end before the next one starts).
     enforce_eager: launch kernels one by one instead of replaying graphs.
+    async_scheduling: plan a step while the one before it runs (default: on a GPU).
     seed: for requests that bring none.
     progress: called as (stage, done, total, unit) while fetching, compiling and loading.
 
@@ -71,6 +73,7 @@ class LLM:
         enable_prefix_caching: bool = True,
         batching: Batching = "continuous",
         enforce_eager: bool = False,
+        async_scheduling: bool | None = None,
         seed: int = 0,
         progress: Progress = silent,
         revision: str | None = None,
@@ -90,17 +93,13 @@ class LLM:
             sizes = (max_model_len, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_utilization)
             limits = Limits(*sizes)
             self.engine_config = engine_config.settle(limits, self.config, self.device, self._activation_bytes(limits))
-            self.engine = LLMEngine(
-                self.device,
-                self.config,
-                weights,
-                self.engine_config,
-                batching,
-                enable_prefix_caching,
-                enforce_eager,
-                seed,
-            )
-            undo.callback(self.engine.close)
+            cache, budget = self._kv_cache(enable_prefix_caching), self.engine_config.max_num_batched_tokens
+            scheduler = Scheduler(cache, max_num_seqs, budget, batching)
+            shape = (self.device, self.config, weights, self.engine_config)
+            runner = build_runner(*shape, cache, seed, enforce_eager)
+            undo.callback(runner.close)
+            lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
+            self.engine = LLMEngine(scheduler, runner, lookahead)
             self._open = undo.pop_all()
         checkpoint.close()
         self._next_index, self._warned = 0, False
@@ -113,6 +112,11 @@ class LLM:
         self.device.kernels.precompile(jobs, lambda done, total: progress("compile kernels", done, total, "kernels"))
         for op, symbols in wanted:
             op.kernel(self.device, symbols)
+
+    def _kv_cache(self, prefix_caching: bool) -> KVCache:
+        limits = self.engine_config
+        pages_per_seq = -(-limits.max_model_len // limits.page_size)
+        return KVCache(limits.num_pages, limits.page_size, limits.max_num_seqs, pages_per_seq, prefix_caching)
 
     def _activation_bytes(self, limits: Limits) -> int:
         longest = limits.max_model_len or self.config.max_position_embeddings

@@ -5,104 +5,152 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bindings.device import Device
-from bindings.dtypes import BF16
+from bindings.errors import CudaError
 from engine.answer import Answer
-from engine.config import ModelConfig
-from engine.engine_config import EngineConfig
-from engine.errors import ModelError, out_of_memory_advice
-from engine.kv_cache import KVCache
-from engine.models import llama
+from engine.errors import EngineDeadError, ModelError
 from engine.outputs import StreamEvent
 from engine.request import Request
-from engine.runner import Runner
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Batch, Batching, Piece, Scheduler
-from engine.step import StepBuffers
-from engine.weights import LlamaWeights
+from engine.scheduler import Batch, Piece, Scheduler
 
-KV_ADVICE = "lower max_model_len (--max-model-len), kv_cache_bytes or max_num_seqs, or take a smaller model"
-ACTIVATIONS_ADVICE = "lower max_num_seqs, max_model_len (--max-model-len) or kv_cache_bytes, or take a smaller model"
+
+class RunningStep(Protocol):
+    """A step that was given to the device."""
+
+    @property
+    def batch(self) -> Batch:
+        """What runs."""
+
+    def tokens(self) -> list[int]:
+        """Wait for the step; the token that each piece of its batch chose."""
+
+
+class Runner(Protocol):
+    """What runs the steps: engine/runner.py, or a model of it in a test."""
+
+    def launch(self, batch: Batch) -> RunningStep:
+        """Give one step to the device, which runs them in this order."""
+
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one step of a single request; the logits f32[T, V] of all its rows."""
 
 
 class LLMEngine:
-    """Scheduler, KV cache and runner of one model on one device. Limits: engine_config.py. Call `close()` at the end."""
+    """The loop around a scheduler and a runner.
 
-    def __init__(
-        self, device: Device, config: ModelConfig, weights: LlamaWeights, limits: EngineConfig,
-        batching: Batching = "continuous", prefix_caching: bool = True, enforce_eager: bool = False, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.device, self.config, self.limits = device, config, limits
-        self.cache = KVCache(limits.num_pages, limits.page_size, prefix_caching)
-        self.scheduler = Scheduler(self.cache, limits.max_num_seqs, limits.max_num_batched_tokens, batching)
-        self._requests: dict[int, Request] = {}
-        with ExitStack() as undo:
-            self._build(weights, seed, enforce_eager, undo)
-            self._open = undo.pop_all()
+    async_scheduling: plan and launch step n + 1 while step n runs, and read the tokens of step n after that: the device
+    need not wait for the host. A sequence that turns out to have ended has then run one step too many, which nobody
+    sees.
+    """
 
-    def _build(self, weights: LlamaWeights, seed: int, enforce_eager: bool, undo: ExitStack) -> None:
-        c, limits, device = self.config, self.limits, self.device
-        shape = (2 * c.num_layers, limits.num_pages, c.num_kv_heads, limits.page_size, c.head_dim)
-        with out_of_memory_advice(KV_ADVICE):
-            kv_pages = device.empty(shape, BF16, "kv_pages")
-        sizes = (limits.max_num_batched_tokens, limits.max_num_seqs)
-        with out_of_memory_advice(ACTIVATIONS_ADVICE):
-            model = llama.build(device, device.stream, c, weights, kv_pages, *sizes, limits.max_model_len)
-            undo.callback(model.blas.close)
-            buffers = StepBuffers(device, *sizes, self.cache.pages_for(limits.max_model_len))
-            self._runner = Runner(device, model, self.cache, buffers, seed, enforce_eager)
-            undo.callback(self._runner.close)
+    def __init__(self, scheduler: Scheduler, runner: Runner, async_scheduling: bool) -> None:
+        self.scheduler, self.cache = scheduler, scheduler.cache
+        self._runner, self._lookahead = runner, async_scheduling
+        self._under_way: deque[RunningStep] = deque()
+        self._live: dict[int, list[Request]] = {}  # the answers to each prompt that have not ended
+        self._num_requests = 0
+        self._death: CudaError | None = None
 
     def add_request(
-        self,
-        index: int,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        answers: Sequence[Answer],
-        priority: int = 0,
-    ) -> None:
-        """Queue a prompt as request `index`. Raises ModelError when it could never run."""
-        request = Request(index, prompt_ids, params, answers[0], priority)
-        self.scheduler.add(request)
-        self._requests[index] = request
+        self, index: int, prompt_ids: Sequence[int], params: SamplingParams,
+        answers: Sequence[Answer], priority: int = 0,
+    ) -> None:  # fmt: skip
+        """Queue a prompt as number `index`, for as many answers. A lower `priority` number goes first.
+
+        Raises ModelError when it could never run, EngineDeadError after a failure of the device.
+        """
+        self._check_alive()
+        numbers = range(self._num_requests, self._num_requests + len(answers))
+        requests = [Request(n, prompt_ids, params, a, priority) for n, a in zip(numbers, answers, strict=True)]
+        leader, *forks = requests
+        leader.forks = forks
+        for fork in forks:
+            fork.leader = leader
+        self.scheduler.add(leader)
+        self._live[index] = requests
+        self._num_requests += len(answers)
 
     def abort_request(self, index: int) -> None:
-        """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""
-        request = self._requests.pop(index, None)
-        if request is not None:
-            self.scheduler.finish(request)
+        """Drop a prompt's answers that have not ended, and take their pages back. If there are none, do nothing."""
+        requests = self._live.pop(index, [])
+        unborn = {fork.index for request in requests for fork in request.forks}
+        for request in requests:
+            request.answer.abort()
+            request.forks = []
+            if request.index not in unborn:
+                self.scheduler.finish(request)
 
     @property
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has something to do."""
-        return self.scheduler.has_work
+        return bool(self._live)
 
     def step(self) -> list[StreamEvent]:
-        """Run one scheduled batch: the next tokens of every request that runs."""
-        batch = self.scheduler.schedule()
-        sampled = self._runner.execute(batch)
-        ended = [piece.is_last for piece in batch.pieces]
-        self.scheduler.ran(batch)
+        """The next tokens of every request that runs, or of those of them that the budget has room for.
+
+        Raises CudaError when the device fails; all requests have ended then, with that for a reason, and the engine is
+        dead: whatever is asked of it raises EngineDeadError.
+        """
+        self._check_alive()
+        try:
+            return self._step()
+        except CudaError as error:
+            self._die(error)
+            raise
+
+    def _step(self) -> list[StreamEvent]:
+        while len(self._under_way) < self._depth():
+            batch = self.scheduler.schedule()
+            if not batch.pieces:
+                break
+            self._under_way.append(self._runner.launch(batch))
+        events = self._collect(self._under_way.popleft()) if self._under_way else []
+        while self._under_way and not self.scheduler.has_work:  # it was for sequences that have ended
+            self._under_way.popleft().tokens()
+        return events
+
+    def _depth(self) -> int:
+        """Steps that may be under way: one where the next cannot be planned before the tokens have been read."""
+        if not self._lookahead or any(request.params.needs_tokens for request in self.scheduler.running):
+            return 1
+        return 2
+
+    def _collect(self, step: RunningStep) -> list[StreamEvent]:
         events = []
-        for piece, is_last, token in zip(batch.pieces, ended, sampled, strict=True):
-            if is_last:
+        for piece, token in zip(step.batch.pieces, step.tokens(), strict=True):
+            if piece.samples and not piece.request.answer.finished:  # it may have ended since
                 events.append(self._advance(piece.request, token))
         return events
 
     def _advance(self, request: Request, token: int) -> StreamEvent:
-        request.token_ids.append(token)
+        request.append(token)
         event = request.answer.append(token)
         if event.finished:
             self.scheduler.finish(request)
-            del self._requests[request.index]
+            self._live[event.index].remove(request)
+            if not self._live[event.index]:
+                del self._live[event.index]
         return event
+
+    def _check_alive(self) -> None:
+        if self._death is not None:
+            raise EngineDeadError(f"the engine is dead since a step failed: {self._death}; make a new one")
+
+    def _die(self, error: CudaError) -> None:
+        """End all requests: nothing that the device holds can be trusted any more, nor can it be asked for."""
+        self._death = error
+        self._under_way.clear()
+        for request in [request for requests in self._live.values() for request in requests]:
+            request.answer.fail(str(error))
+        self._live.clear()
 
     def score(self, request: Request, decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of a request that is not queued.
@@ -112,7 +160,7 @@ class LLMEngine:
         count = len(request.token_ids)
         split = count if decode_from is None else decode_from
         bounds = [0] * (split > 0) + list(range(split, count + 1))
-        pieces = [Piece(request, start, stop) for start, stop in pairwise(bounds)]
+        pieces = [Piece(request, start, stop, samples=True) for start, stop in pairwise(bounds)]
         self.cache.open(request)  # without looking for a prefix: the logits of every token are wanted
         try:
             if not self.cache.grow(request, count):
@@ -121,7 +169,3 @@ class LLMEngine:
             return np.concatenate([self._runner.logits(batch) for batch in batches])
         finally:
             self.cache.release(request)
-
-    def close(self) -> None:
-        """Free what the engine holds beside its device's buffers."""
-        self._open.close()

@@ -51,6 +51,39 @@ def _decode_launch(s: Any) -> Launch:
     return Launch((s.C, s.NKV, s.S), tile, 2 * _tile_bytes(tile, s.D))
 
 
+COPY_PAGES = Op(
+    "copy_pages",
+    source="copy_pages.cu",
+    entry="copy_pages",
+    summary="copy-on-write: a sequence gets its own copy of KV pages that it shares",
+    args=(
+        InOut("kv_pages", BF16, "K P NKV B D"),
+        In("sources", I32, "N"),
+        In("targets", I32, "N"),
+        Size("num_pages", "P"),
+    ),
+    constants={"PAGE_ELEMENTS": "NKV*B*D", "BLOCK_THREADS": 128},
+    launch=lambda s: Launch((s.N, s.K), 128),
+    bytes=lambda s: 4 * s.K * s.N * s.NKV * s.B * s.D + 8 * s.N,
+    flops=lambda s: 0,
+)
+
+FEED_TOKENS = Op(
+    "feed_tokens",
+    source="feed_tokens.cu",
+    entry="feed_tokens",
+    summary="put the tokens that the step before chose into this step's input",
+    args=(
+        InOut("token_ids", I32, "T"),
+        In("chosen", I32, "C"),
+        Size("tokens", "T"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((_ceil_div(s.T, 256),), 256),
+    bytes=lambda s: 12 * s.T,
+    flops=lambda s: 0,
+)
+
 EMBEDDING = Op(
     "embedding",
     source="embedding.cu",
@@ -260,6 +293,8 @@ GUMBEL_SAMPLE = Op(
 ALL: dict[str, Op] = {
     op.name: op
     for op in (
+        COPY_PAGES,
+        FEED_TOKENS,
         EMBEDDING,
         RMSNORM,
         ADD_RMSNORM,

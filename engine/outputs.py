@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class CompletionOutput:
-    """One generated text. `finish_reason`: `stop` (a stop token), `length` (max_tokens or the context), None so far."""
+    """One generated text.
+
+    finish_reason: `stop` (a stop token), `length` (max_tokens or the context), `abort`, `error`, None so far.
+    stop_reason: what failed, after `error`.
+    """
 
     index: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass

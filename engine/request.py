@@ -12,8 +12,15 @@ from engine.sampling_params import SamplingParams
 class Request:
     """One answer to one prompt while the engine works on it.
 
-    `token_ids` is the prompt and what was generated; `num_computed` counts the leading tokens whose keys and values
-    are in the cache. The rest runs next: the prompt, the one token that was sampled last, or, after a preemption, both.
+    token_ids: the prompt and what was generated, as far as the host has read it.
+    num_tokens: the same with the token that a step under way is about to choose.
+    num_computed: how many leading tokens have their keys and values in the cache, or get them in a step under way.
+        The rest runs next: the prompt, the one token that was chosen last, or, after a preemption, both.
+    num_settled: how many of them had them before the step that was scheduled last.
+    max_total_tokens: the most tokens this request can come to. The last of them never runs.
+    row: its row in the arrays that are kept for each running request; -1 while it waits.
+    forks: the other answers to its prompt. They join when this one has computed the prompt, and share its pages.
+    leader: whose fork it is.
     """
 
     def __init__(
@@ -21,8 +28,13 @@ class Request:
     ) -> None:
         self.index, self.params, self.answer, self.priority = index, params, answer, priority
         self.token_ids = list(prompt_ids)
-        self.num_prompt_tokens, self.num_computed = len(prompt_ids), 0
+        self.num_prompt_tokens = self.num_tokens = len(prompt_ids)
+        self.num_computed, self.num_settled, self.row = 0, 0, -1
+        self.max_total_tokens = self.num_prompt_tokens + params.max_tokens
         self.page_names: list[PageName] = []  # of its leading full pages, as far as they were asked for
+        self.forks: list[Request] = []
+        self.leader: Request | None = None
+        self.step_row = 0  # where in the last step's batch it was: there lies the token that the host has not read
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -30,11 +42,11 @@ class Request:
         return self.priority, self.index
 
     @property
-    def num_remaining(self) -> int:
-        """Tokens whose keys and values are not in the cache yet."""
-        return len(self.token_ids) - self.num_computed
+    def all_scheduled(self) -> bool:
+        """Whether its last token has been chosen, or is about to be: nothing is left to run."""
+        return self.num_tokens >= self.max_total_tokens
 
-    @property
-    def max_total_tokens(self) -> int:
-        """The most tokens this request can come to."""
-        return self.num_prompt_tokens + self.params.max_tokens
+    def append(self, token: int) -> None:
+        """Take a chosen token that the host has read."""
+        self.token_ids.append(token)
+        self.num_tokens = max(self.num_tokens, len(self.token_ids))

@@ -1,63 +1,113 @@
-"""Runs a scheduled batch on the device: host arrays in, sampled tokens out.
+"""Runs a scheduled batch on the device: host arrays in, chosen tokens out, without waiting for them.
 
 A decode step launches the same kernels with the same arguments as the one before it, so it is captured as a CUDA graph
-and replayed: one driver call instead of hundreds. Only the contents of the step buffers differ.
+and replayed: one driver call instead of hundreds. Only the contents of the step buffers differ. A graph serves one
+number of sequences; to need few of them, a batch is filled up with empty sequences to the next of some sizes.
+
+The tokens that a step chooses stay on the device, where the next step finds them. The host reads them later.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from contextlib import ExitStack
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bindings.device import Device, Graph
-from bindings.dtypes import I32
+from bindings.device import Device, Event, Graph
+from bindings.dtypes import BF16, I32
+from bindings.errors import CudaError
 from bindings.trace import label
 from engine import ops
+from engine.config import ModelConfig
+from engine.engine_config import EngineConfig
+from engine.errors import out_of_memory_advice
 from engine.kv_cache import KVCache
+from engine.models import llama
 from engine.models.llama import Llama
 from engine.request import Request
 from engine.scheduler import Batch
+from engine.staging import TWINS, Staging
 from engine.step import Step, StepBuffers
+from engine.weights import LlamaWeights
+
+KV_ADVICE = "lower max_model_len (--max-model-len), kv_cache_bytes or max_num_seqs, or take a smaller model"
+ACTIVATIONS_ADVICE = "lower max_num_seqs, max_model_len (--max-model-len) or kv_cache_bytes, or take a smaller model"
+
+
+class RunningStep:
+    """A step that was given to the device."""
+
+    def __init__(self, batch: Batch, tokens: NDArray[np.int32], done: Event) -> None:
+        self.batch, self._tokens, self._done = batch, tokens, done
+
+    def tokens(self) -> list[int]:
+        """Wait for the step; the token that each piece of its batch chose."""
+        self._done.synchronize()
+        tokens: list[int] = self._tokens.tolist()
+        return tokens
 
 
 class Runner:
-    """Owns the step buffers and the captured graphs. `enforce_eager` launches every kernel one by one instead."""
+    """Owns the step buffers and the captured graphs. `enforce_eager` launches every kernel one by one instead.
+
+    Up to two steps may be under way; `launch` reuses the memory of the one before them.
+    """
 
     def __init__(
-        self,
-        device: Device,
-        model: Llama,
-        cache: KVCache,
-        buffers: StepBuffers,
-        seed: int,
-        enforce_eager: bool,
+        self, device: Device, model: Llama, cache: KVCache, buffers: StepBuffers, seed: int, enforce_eager: bool
     ) -> None:
         self._device, self._model, self._cache, self._buffers = device, model, cache, buffers
         self._seed, self._enforce_eager = seed, enforce_eager
         self._stream = model.stream
-        max_seqs = model.scratch.logits.shape[0]
-        self._sampled = device.empty((max_seqs,), I32, "sampled")
-        self._sampled_host = device.alloc_host(4 * max_seqs, "sampled.host")
+        self._chosen = model.scratch.chosen
+        max_seqs = self._chosen.shape[0]
+        self._buckets = graph_buckets(max_seqs)
+        self._chosen_host = [device.alloc_host(4 * max_seqs, f"chosen.host.{i}") for i in range(TWINS)]
+        self._done = [Event(timing=False) for _ in range(TWINS)]
+        self._copies = Staging(device, "copies", [(name, I32, (max_seqs,)) for name in ("sources", "targets")])
         self._graphs: dict[tuple[int, int, bool], Graph] = {}
         self._warm: set[tuple[int, int, bool]] = set()
         self._steps = 0
 
-    def execute(self, batch: Batch) -> list[int]:
-        """Run one step and wait for it. Returns the token sampled after the last row of each piece of the batch."""
+    def launch(self, batch: Batch) -> RunningStep:
+        """Give one step to the device."""
         self._steps += 1
         kind = " + ".join(name for name in ("decode", "prefill") if getattr(batch, f"{name}s"))
         with label(f"step {self._steps}"), label(kind):
+            self._copy_pages(batch)
             step = self._begin(batch)
             self._run(step)
-            return self._read_sampled(step.num_seqs)
+            return self._bring_back(batch, step)
+
+    def _copy_pages(self, batch: Batch) -> None:
+        """Copy-on-write. No sequence is given more than one copy in a step, so that there is room for all."""
+        if not batch.copies:
+            return
+        pairs, start = [pair for wave in batch.copies for pair in wave], 0
+        self._copies.turn()
+        for i, name in enumerate(("sources", "targets")):
+            self._copies.host[name][: len(pairs)] = [pair[i] for pair in pairs]
+        self._copies.upload(self._stream)
+        for wave in batch.copies:
+            rows = slice(start, start + len(wave))
+            self._model.copy_pages(self._copies.tensors["sources"][rows], self._copies.tensors["targets"][rows])
+            start = rows.stop
 
     def _begin(self, batch: Batch) -> Step:
-        step = self._buffers.fill(batch, self._cache, [self._seed_of(piece.request) for piece in batch.pieces])
+        decodes = len(batch.decodes)
+        if decodes and not batch.prefills and not self._enforce_eager:
+            decodes = self._buckets[bisect_left(self._buckets, decodes)]
+        seeds = [self._seed_of(piece.request) for piece in batch.pieces]
+        step = self._buffers.fill(batch, self._cache, decodes, seeds)
         self._buffers.upload(step, self._stream)
         return step
 
     def _seed_of(self, request: Request) -> int:
-        return self._seed + request.index if request.params.seed is None else request.params.seed
+        """The answers to one prompt differ in the upper half, requests without a seed of their own in the lower."""
+        seed = self._seed + request.answer.index if request.params.seed is None else request.params.seed
+        return (seed + (request.answer.completion.index << 32)) % 2**64
 
     def _run(self, step: Step) -> None:
         """Replay the step's graph, or capture it. The first step of a shape runs eagerly: it loads what is lazy."""
@@ -77,22 +127,20 @@ class Runner:
 
     def _forward_and_sample(self, step: Step) -> None:
         logits = self._model.forward(step)
-        sampled = self._sampled[0 : step.num_seqs]
+        chosen = self._chosen[0 : step.num_seqs]
         with label("sample"):
             if step.greedy:
-                ops.ARGMAX(self._stream, token_ids=sampled, logits=logits)
+                ops.ARGMAX(self._stream, token_ids=chosen, logits=logits)
             else:
-                ops.GUMBEL_SAMPLE(
-                    self._stream, token_ids=sampled, logits=logits, temperature=step.temperature,
-                    seeds=step.seeds, positions=step.seq_lens,
-                )  # fmt: skip
+                keys = {**step.parameters, "positions": step.seq_lens}
+                ops.GUMBEL_SAMPLE(self._stream, token_ids=chosen, logits=logits, **keys)  # type: ignore[arg-type]
 
-    def _read_sampled(self, count: int) -> list[int]:
-        address = self._sampled_host.address
-        self._device.copy_out_async(address, self._sampled.address, 4 * count, self._stream)
-        self._stream.synchronize()
-        tokens: list[int] = self._sampled_host.numpy(I32, (count,)).tolist()
-        return tokens
+    def _bring_back(self, batch: Batch, step: Step) -> RunningStep:
+        """Start the copy of the chosen tokens to the host."""
+        host, done = self._chosen_host[self._steps % TWINS], self._done[self._steps % TWINS]
+        self._device.copy_out_async(host.address, self._chosen.address, 4 * step.num_seqs, self._stream)
+        self._stream.record(done)
+        return RunningStep(batch, host.numpy(I32, (len(batch.pieces),)), done)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step of a single request and return the logits f32[T, V] of all its rows, for tests and scoring."""
@@ -103,9 +151,41 @@ class Runner:
         return np.concatenate([self._model.lm_head(part).numpy(self._stream) for part in rows])
 
     def close(self) -> None:
-        """Destroy the graphs and free the pinned memory."""
+        """Wait for what is under way; destroy the graphs and free the pinned memory."""
+        try:
+            self._stream.synchronize()
+        except CudaError:
+            return  # nothing of a dead context can be freed one by one; its device tells the failure, if it is new
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
-        self._sampled_host.free()
+        for event, host in zip(self._done, self._chosen_host, strict=True):
+            event.close()
+            host.free()
+        self._copies.free()
         self._buffers.free()
+        self._model.blas.close()
+
+
+def build_runner(
+    device: Device, config: ModelConfig, weights: LlamaWeights, limits: EngineConfig, cache: KVCache,
+    seed: int, enforce_eager: bool,
+) -> Runner:  # fmt: skip
+    """Allocate the KV pages and all else that steps within `limits` need. Raises OutOfMemory with what to lower."""
+    shape = (2 * config.num_layers, limits.num_pages, config.num_kv_heads, limits.page_size, config.head_dim)
+    with out_of_memory_advice(KV_ADVICE):
+        kv_pages = device.empty(shape, BF16, "kv_pages")
+    sizes, longest = (limits.max_num_batched_tokens, limits.max_num_seqs), limits.max_model_len
+    with ExitStack() as undo, out_of_memory_advice(ACTIVATIONS_ADVICE):
+        model = llama.build(device, device.stream, config, weights, kv_pages, *sizes, longest)
+        undo.callback(model.blas.close)
+        buffers = StepBuffers(device, *sizes, longest, limits.page_size)
+        runner = Runner(device, model, cache, buffers, seed, enforce_eager)
+        undo.pop_all()
+        return runner
+
+
+def graph_buckets(max_seqs: int) -> list[int]:
+    """The numbers of sequences that graphs are captured for: close together where a step is short."""
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, max_seqs, 16)]
+    return [size for size in sizes if size < max_seqs] + [max_seqs]

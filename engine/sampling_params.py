@@ -21,6 +21,11 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the choice of a token depends on which were chosen before it."""
+        return False
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a positive number, not {self.temperature}")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from engine.errors import ModelError
 from engine.kv_cache import KVCache
@@ -27,31 +27,36 @@ from engine.request import Request
 Batching = Literal["continuous", "static"]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Some tokens of one request: token_ids[start:stop] run in this step."""
+class Piece(NamedTuple):
+    """Some tokens of one request: token_ids[start:stop] run in this step.
+
+    samples: nothing is left to run after it, so that its last row's logits choose the request's next token.
+    """
 
     request: Request
     start: int
     stop: int
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing is left to run after it, so that its last row's logits choose the request's next token."""
-        return self.stop == len(self.request.token_ids)
+    samples: bool
 
 
 @dataclass
 class Batch:
-    """One step's work: decodes (one token each) and prefills (several), which attend through different kernels."""
+    """One step's work: decodes (one token each) and prefills (several), which attend through different kernels.
+
+    copies: (source, target) pages to copy first, one list after the other.
+    """
 
     decodes: list[Piece] = field(default_factory=list)
     prefills: list[Piece] = field(default_factory=list)
+    copies: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def add(self, request: Request, count: int) -> None:
-        """Run the next `count` tokens of a request."""
-        piece = Piece(request, request.num_computed, request.num_computed + count)
-        (self.decodes if count == 1 else self.prefills).append(piece)
+        """Run the next `count` tokens of a request, which has come that much further from here on."""
+        start = request.num_settled = request.num_computed
+        request.num_computed = stop = start + count
+        samples = stop == request.num_tokens
+        request.num_tokens += samples
+        (self.decodes if count == 1 else self.prefills).append(Piece(request, start, stop, samples))
 
     @property
     def pieces(self) -> list[Piece]:
@@ -98,7 +103,7 @@ class Scheduler:
     ) -> None:
         if batching not in get_args(Batching):
             raise ModelError(f"batching is {batching!r}; it must be one of {', '.join(get_args(Batching))}")
-        self._cache, self._max_num_seqs, self._max_batched_tokens = cache, max_num_seqs, max_batched_tokens
+        self.cache, self._max_num_seqs, self._max_batched_tokens = cache, max_num_seqs, max_batched_tokens
         self._static = batching == "static"
         self.waiting = WaitingQueue()
         self.running: list[Request] = []
@@ -106,13 +111,15 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ModelError when the pool could not hold it even alone."""
-        needed = self._cache.pages_for(request.max_total_tokens)
-        if needed > self._cache.num_pages:
+        needed = self.cache.pages_for(request.max_total_tokens)
+        if needed > self.cache.num_pages:
             raise ModelError(
-                f"{request.max_total_tokens} tokens need {needed} KV pages of {self._cache.page_size} tokens, the pool "
-                f"has {self._cache.num_pages}; lower max_tokens or raise kv_cache_bytes"
+                f"{request.max_total_tokens} tokens need {needed} KV pages of {self.cache.page_size} tokens, the pool "
+                f"has {self.cache.num_pages}; lower max_tokens or raise kv_cache_bytes"
             )
         self.waiting.push(request)
+        if self._static:  # a batch that runs takes nobody in: all answers to a prompt come together, and share less
+            self._push_forks(request)
 
     @property
     def has_work(self) -> bool:
@@ -120,13 +127,18 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def schedule(self) -> Batch:
-        """The next step's batch. Call only while `has_work`. Every request of it has the pages that it needs."""
+        """The next step's batch; every request of it has the pages that it needs.
+
+        It may be empty while tokens of earlier steps have not been read: then all who run have come to their end.
+        """
         batch = Batch()
         may_admit = not (self._static and self.running)
         preemptions = self.num_preemptions
         budget = self._continue_running(batch)
         if may_admit and self.num_preemptions == preemptions:
             self._admit_waiting(batch, budget)
+        batch.copies = self.cache.take_copies()
+        self._release_forks(batch)
         return batch
 
     def _continue_running(self, batch: Batch) -> int:
@@ -135,17 +147,37 @@ class Scheduler:
         advanced = 0
         while advanced < len(self.running) and budget:  # who comes later may be preempted meanwhile
             request = self.running[advanced]
-            count = min(request.num_remaining, budget)
+            advanced += 1
+            if request.num_tokens >= request.max_total_tokens:
+                request.num_settled = request.num_computed
+                continue  # its last token is about to be read
+            count = min(request.num_tokens - request.num_computed, budget)
             if not self._make_room(request, count):
                 break  # it was the last in line, and is waiting now
-            batch.add(request, count)
+            self._run(batch, request, count)
             budget -= count
-            advanced += 1
         return budget
+
+    def _run(self, batch: Batch, request: Request, count: int) -> None:
+        batch.add(request, count)
+        if count > 1:
+            self.cache.remember(request)
+
+    def _release_forks(self, batch: Batch) -> None:
+        """Let the other answers to a prompt queue once it is computed: in the next step they can share its pages."""
+        for piece in batch.pieces:
+            request = piece.request
+            if request.forks and request.num_computed >= request.num_prompt_tokens:
+                self._push_forks(request)
+
+    def _push_forks(self, request: Request) -> None:
+        for fork in request.forks:
+            self.waiting.push(fork)
+        request.forks = []
 
     def _make_room(self, request: Request, count: int) -> bool:
         """Pages for the next `count` tokens of a running request, taken from whoever came last. False if that is it."""
-        while not self._cache.grow(request, request.num_computed + count):
+        while not self.cache.grow(request, request.num_computed + count):
             victim = self.running[-1]
             self._preempt(victim)
             if victim is request:
@@ -154,8 +186,8 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
-        self._cache.release(request)
-        request.num_computed = 0
+        self.cache.release(request)
+        request.num_computed = request.num_settled = 0
         self.num_preemptions += 1
         self.waiting.push(request)
 
@@ -163,27 +195,21 @@ class Scheduler:
         """Let requests join. A static batch is filled at once: whom the budget leaves out begins in a later step."""
         while self.waiting and len(self.running) < self._max_num_seqs and (budget or self._static):
             request = self.waiting.first()
-            found = self._cache.admit(request)
+            found = self.cache.admit(request)
             if found is None:
                 return  # nobody overtakes it: a long prompt would wait for ever
             request.num_computed = found
-            count = min(request.num_remaining, budget)
-            self._cache.grow(request, found + count)
+            count = min(request.num_tokens - found, budget)
+            self.cache.grow(request, found + count)
             insort(self.running, self.waiting.pop(), key=lambda item: item.rank)
             if count:
                 budget -= count
-                batch.add(request, count)
-
-    def ran(self, batch: Batch) -> None:
-        """Note that a batch has run: its keys and values are in their pages."""
-        for piece in batch.pieces:
-            piece.request.num_computed = piece.stop
-            self._cache.computed(piece.request, piece.stop)
+                self._run(batch, request, count)
 
     def finish(self, request: Request) -> None:
         """Take a request out, wherever it is, and its pages back: it has ended or was aborted."""
-        if request in self.running:
+        if request.row >= 0:
             self.running.remove(request)
-            self._cache.release(request)
+            self.cache.release(request)
         else:
             self.waiting.abort(request)

@@ -1,23 +1,27 @@
 """What one step tells the device: which tokens, at which positions, in which pages.
 
-All of a step's small arrays lie in one buffer, with a twin in pinned host memory: the host fills the twin, one
-asynchronous copy brings it over. The device addresses never change, so a captured graph reads each step's new values.
+All of a step's small arrays lie in one buffer, with twins in pinned host memory (staging.py): the host fills one, one
+asynchronous copy brings it over. At 256 sequences a loop over them in Python is what costs, so whatever is the same
+for each decoding sequence is worked out for all of them at once, in NumPy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bindings.device import Device, Stream
-from bindings.dtypes import F32, I32, U64, DType
+from bindings.dtypes import F32, I32, U64
 from bindings.tensor import Tensor
-from engine.kv_cache import BlockTable, KVCache
+from engine.kv_cache import KVCache
 from engine.ops import SPLIT_TOKENS
 from engine.scheduler import Batch, Piece
+from engine.staging import Layout, Staging
+
+NO_SLOT = -1  # of a row that fills up a graph's batch: nothing is written
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,6 @@ class Attention:
     seq_lens: Tensor  # i32[S]: keys to attend to, this step's included
     block_tables: Tensor  # i32[S, M]
     max_query_len: int
-    max_seq_len: int
     kv_tokens: int
 
     @property
@@ -45,33 +48,28 @@ class Step:
     logits are wanted.
     """
 
-    token_ids: Tensor  # i32[T]
+    token_ids: Tensor  # i32[T]; -1 - r: the token that the step before chose in its row r
     positions: Tensor  # i32[T]
     slot_mapping: Tensor  # i32[T]: page * page_size + offset
     seq_lens: Tensor  # i32[S]
-    block_tables: Tensor  # i32[S, M]
     query_starts: Tensor  # i32[prefills + 1]
     last_rows: Tensor  # i32[S]
-    temperature: Tensor  # f32[S]
-    seeds: Tensor  # u64[S]
+    parameters: dict[str, Tensor]  # of the sampler: [S] each
     greedy: bool
+    feeds: bool  # whether tokens may lie on the device only; always so where a graph may be made of the step
+    num_splits: int  # splits of a sequence to launch in decode attention
     decode: Attention
     prefill: Attention
 
     @property
     def num_seqs(self) -> int:
-        """Sequences of this step."""
+        """Sequences of this step, those that only fill it up included."""
         return self.seq_lens.shape[0]
 
     @property
     def is_decode(self) -> bool:
         """Whether every sequence runs one token, so that a graph can be replayed."""
         return self.prefill.num_seqs == 0
-
-    @property
-    def num_splits(self) -> int:
-        """Splits to launch for the longest sequence."""
-        return split_bucket(self.decode.max_seq_len)
 
     @property
     def graph_key(self) -> tuple[int, int, bool]:
@@ -85,10 +83,12 @@ def split_bucket(seq_len: int) -> int:
 
 
 class StepBuffers:
-    """The buffer of step arrays and its pinned twin, sized for the largest step."""
+    """The step arrays, sized for the largest step."""
 
-    def __init__(self, device: Device, max_tokens: int, max_seqs: int, table_width: int) -> None:
-        layout: list[tuple[str, DType, tuple[int, ...]]] = [
+    def __init__(self, device: Device, max_tokens: int, max_seqs: int, max_len: int, page_size: int) -> None:
+        self._page_size = page_size
+        width = self._table_width(split_bucket(max_len))
+        layout: Layout = [
             ("seeds", U64, (max_seqs,)),
             ("temperature", F32, (max_seqs,)),
             ("seq_lens", I32, (max_seqs,)),
@@ -97,89 +97,117 @@ class StepBuffers:
             ("token_ids", I32, (max_tokens,)),
             ("positions", I32, (max_tokens,)),
             ("slot_mapping", I32, (max_tokens,)),
-            ("block_tables", I32, (max_seqs, table_width)),  # last: only the rows in use are copied
+            ("block_tables", I32, (max_seqs * width,)),  # last: only what is in use is copied
         ]
-        nbytes = sum(_aligned(dtype.itemsize * prod(shape)) for _, dtype, shape in layout)
-        self._device = device
-        self._host, self._buffer = device.alloc_host(nbytes, "step.host"), device.alloc(nbytes, "step")
-        self.host: dict[str, NDArray] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, int], Tensor] = {}
-        offset = 0
-        for name, dtype, shape in layout:
-            self.host[name] = self._host.numpy(dtype, shape, offset)
-            self.tensors[name] = self._buffer.tensor(dtype, shape, offset)
-            offset += _aligned(dtype.itemsize * prod(shape))
+        self._staging = Staging(device, "step", layout)
+        self._views: dict[tuple[str, int, int], Tensor] = {}
 
-    def fill(self, batch: Batch, cache: KVCache, seeds: list[int]) -> Step:
-        """Write `batch` into the pinned arrays and describe the step. Its sequences hold the pages they need."""
-        pieces, row = batch.pieces, 0
-        self.host["query_starts"][0] = 0
-        for s, piece in enumerate(pieces):
-            table = cache.table(piece.request)
-            self._fill_rows(row, piece, table)
-            row += piece.stop - piece.start
-            self._fill_sequence(s, row, piece, table.pages[: cache.pages_for(piece.stop)])
-            self.host["seeds"][s] = seeds[s]
-            if s >= len(batch.decodes):
-                self.host["query_starts"][s - len(batch.decodes) + 1] = row - len(batch.decodes)
-        return self._step(batch, row)
+    def _table_width(self, num_splits: int) -> int:
+        """Pages of the longest sequence that this many splits serve: a graph has its table's width fixed, too."""
+        return num_splits * SPLIT_TOKENS // self._page_size
 
-    def _fill_rows(self, row: int, piece: Piece, table: BlockTable) -> None:
-        rows = slice(row, row + piece.stop - piece.start)
-        self.host["token_ids"][rows] = piece.request.token_ids[piece.start : piece.stop]
-        self.host["positions"][rows] = np.arange(piece.start, piece.stop)
-        self.host["slot_mapping"][rows] = table.slots(piece.start, piece.stop)
+    def fill(self, batch: Batch, cache: KVCache, num_decodes: int, seeds: Sequence[int]) -> Step:
+        """Write `batch` into pinned memory and describe the step. Its sequences hold the pages they need.
 
-    def _fill_sequence(self, s: int, row_end: int, piece: Piece, pages: list[int]) -> None:
-        self.host["seq_lens"][s] = piece.stop
-        self.host["last_rows"][s] = row_end - 1
-        self.host["block_tables"][s, : len(pages)] = pages
-        self.host["temperature"][s] = piece.request.params.temperature
+        num_decodes: decoding sequences that the step shall have; those beyond the batch's are empty.
+        """
+        self._staging.turn()
+        pieces, host = batch.pieces, self._staging.host
+        rows = [piece.request.row for piece in pieces]
+        stops = np.array([piece.stop for piece in pieces], np.int32)
+        splits = split_bucket(int(stops.max()))
+        seqs = num_decodes + len(batch.prefills)
+        tables = host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
+        self._fill_decodes(batch.decodes, num_decodes, cache, rows, tables)
+        self._fill_prefills(batch.prefills, num_decodes, cache, rows[len(batch.decodes) :], tables[num_decodes:])
+        self._fill_parameters(batch, num_decodes, seeds)
+        for row, piece in enumerate(pieces):
+            piece.request.step_row = row
+        return self._step(batch, num_decodes, splits, stops)
 
-    def _first(self, name: str, count: int) -> Tensor:
-        """The first `count` rows of an array. Kept: the same few views are wanted at every step."""
-        view = self._views.get((name, count))
+    def _fill_decodes(
+        self, pieces: list[Piece], padded: int, cache: KVCache, rows: list[int], tables: NDArray[np.int32]
+    ) -> None:
+        host, count = self._staging.host, len(pieces)
+        host["token_ids"][:count] = [_input_token(piece) for piece in pieces]
+        starts = np.array([piece.start for piece in pieces], np.int32)
+        used = min(tables.shape[1], cache.block_tables.shape[1])
+        tables[:count, :used] = cache.block_tables[rows[:count], :used]
+        host["positions"][:count] = starts
+        host["seq_lens"][:count] = starts + 1
+        pages = tables[np.arange(count), starts // self._page_size]
+        host["slot_mapping"][:count] = pages * self._page_size + starts % self._page_size
+        for name, value in (("token_ids", 0), ("positions", 0), ("seq_lens", 0), ("slot_mapping", NO_SLOT)):
+            host[name][count:padded] = value
+        host["last_rows"][:padded] = np.arange(padded)
+
+    def _fill_prefills(
+        self, pieces: list[Piece], first: int, cache: KVCache, rows: list[int], tables: NDArray[np.int32]
+    ) -> None:
+        """Sequences `first`, first + 1, … of the step, whose tokens begin at its row `first`."""
+        host, row = self._staging.host, first
+        host["query_starts"][0] = 0
+        for s, (piece, table) in enumerate(zip(pieces, tables, strict=True)):
+            request, start, stop, _ = piece
+            tokens = slice(row, row + stop - start)
+            host["token_ids"][tokens] = request.token_ids[start:stop]
+            host["positions"][tokens] = np.arange(start, stop)
+            host["slot_mapping"][tokens] = cache.slots(request, start, stop)
+            row = tokens.stop
+            host["seq_lens"][first + s], host["last_rows"][first + s] = stop, row - 1
+            host["query_starts"][s + 1] = row - first
+            pages = cache.pages_for(stop)
+            table[:pages] = cache.block_tables[rows[s], :pages]
+
+    def _fill_parameters(self, batch: Batch, num_decodes: int, seeds: Sequence[int]) -> None:
+        host, count = self._staging.host, len(batch.decodes)
+        values = {"temperature": [piece.request.params.temperature for piece in batch.pieces], "seeds": seeds}
+        for name, each in values.items():
+            host[name][:count] = each[:count]
+            host[name][count:num_decodes] = 0
+            host[name][num_decodes : num_decodes + len(each) - count] = each[count:]
+
+    def _first(self, name: str, count: int, start: int = 0) -> Tensor:
+        """Rows of an array. Kept: the same few views are wanted at every step."""
+        view = self._views.get((name, count, start))
         if view is None:
-            view = self._views[name, count] = self.tensors[name][0:count]
+            view = self._views[name, count, start] = self._staging.tensors[name][start : start + count]
         return view
 
-    def _step(self, batch: Batch, rows: int) -> Step:
-        decodes, seqs, first = len(batch.decodes), len(batch.pieces), self._first
+    def _step(self, batch: Batch, num_decodes: int, splits: int, stops: NDArray[np.int32]) -> Step:
+        prefills, first = len(batch.prefills), self._first
+        seqs, decoding = num_decodes + prefills, len(batch.decodes)
+        lengths = [piece.stop - piece.start for piece in batch.prefills]
+        tokens, longest = num_decodes + sum(lengths), max(lengths, default=0)
         return Step(
-            token_ids=first("token_ids", rows), positions=first("positions", rows),
-            slot_mapping=first("slot_mapping", rows), seq_lens=first("seq_lens", seqs),
-            block_tables=first("block_tables", seqs), query_starts=first("query_starts", seqs - decodes + 1),
-            last_rows=first("last_rows", seqs), temperature=first("temperature", seqs), seeds=first("seeds", seqs),
-            greedy=all(piece.request.params.temperature == 0 for piece in batch.pieces),
-            decode=self._attention(batch.decodes, 0), prefill=self._attention(batch.prefills, decodes),
+            token_ids=first("token_ids", tokens), positions=first("positions", tokens),
+            slot_mapping=first("slot_mapping", tokens), seq_lens=first("seq_lens", seqs),
+            query_starts=first("query_starts", prefills + 1), last_rows=first("last_rows", seqs),
+            parameters={name: first(name, seqs) for name in ("temperature", "seeds")},
+            feeds=prefills == 0 or bool((self._staging.host["token_ids"][:num_decodes] < 0).any()),
+            greedy=not self._staging.host["temperature"][:seqs].any(), num_splits=splits,
+            decode=self._attention(0, num_decodes, splits, 1, stops[:decoding]),
+            prefill=self._attention(num_decodes, prefills, splits, longest, stops[decoding:]),
         )  # fmt: skip
 
-    def _attention(self, pieces: list[Piece], first: int) -> Attention:
-        """What attention must know of `pieces`, which are sequences `first`, first + 1, … of the step."""
-        names, sequences = ("seq_lens", "block_tables"), slice(first, first + len(pieces))
-        seq_lens, block_tables = (
-            self.tensors[name][sequences] if first and pieces else self._first(name, len(pieces)) for name in names
-        )
-        return Attention(
-            seq_lens=seq_lens,
-            block_tables=block_tables,
-            max_query_len=max((piece.stop - piece.start for piece in pieces), default=0),
-            max_seq_len=max((piece.stop for piece in pieces), default=0),
-            kv_tokens=sum(piece.stop for piece in pieces),
-        )
+    def _attention(self, start: int, count: int, splits: int, query_len: int, stops: NDArray[np.int32]) -> Attention:
+        """What attention must know of the step's sequences `start`, start + 1, …"""
+        width = self._table_width(splits)
+        tables = self._first("block_tables", count * width, start * width)
+        seq_lens = self._first("seq_lens", count, start)
+        return Attention(seq_lens, tables.view(count, width), query_len, int(stops.sum()))
 
     def upload(self, step: Step, stream: Stream) -> None:
         """Start the one copy that brings the arrays of `step` to the device."""
-        used = step.block_tables.offset + step.block_tables.nbytes
-        self._device.copy_in_async(self._buffer.address, self._host.address, used, stream)
+        last = step.prefill.block_tables if step.prefill.num_seqs else step.decode.block_tables
+        self._staging.upload(stream, last.offset + last.nbytes)
 
     def free(self) -> None:
-        """Free the pinned memory; the device buffer ends with its device."""
-        self.host.clear()
-        self._host.free()
-        self._buffer.free()
+        """Free the pinned memory and the buffer."""
+        self._staging.free()
 
 
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // 256) * 256
+def _input_token(piece: Piece) -> int:
+    """The token that a decoding sequence runs, or where the step before has put it."""
+    tokens = piece.request.token_ids
+    return tokens[piece.start] if piece.start < len(tokens) else -1 - piece.request.step_row

@@ -14,7 +14,7 @@ from math import prod, sqrt
 
 from bindings.cublas import Blas
 from bindings.device import Device, Stream
-from bindings.dtypes import BF16, F32, DType
+from bindings.dtypes import BF16, F32, I32, DType
 from bindings.tensor import Tensor
 from bindings.trace import label
 from engine import ops
@@ -40,6 +40,7 @@ class Activations:
     update: Tensor
     last: Tensor
     logits: Tensor
+    chosen: Tensor
     partial_out: Tensor
     partial_lse: Tensor
 
@@ -58,6 +59,7 @@ class Activations:
             "update": (BF16, (t, c.hidden_size)),
             "last": (BF16, (max_seqs, c.hidden_size)),
             "logits": (F32, (max_seqs, c.vocab_size)),
+            "chosen": (I32, (max_seqs,)),
             "partial_out": (F32, (splits * c.head_dim,)),
             "partial_lse": (F32, (splits,)),
         }
@@ -85,10 +87,14 @@ class Llama:
         cos_sin: Tensor,
         blas: Blas,
     ) -> None:
-        self.config, self.weights, self.scratch = config, weights, scratch
+        self.config, self.weights, self.scratch, self.kv_pages = config, weights, scratch, kv_pages
         self.cos_sin, self.blas, self.stream = cos_sin, blas, blas.stream
         pages = [kv_pages[i : i + 1].view(*kv_pages.shape[1:]) for i in range(kv_pages.shape[0])]
         self.k_cache, self.v_cache = pages[0::2], pages[1::2]
+
+    def copy_pages(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy-on-write: the KV pages `sources` i32[N] to the pages `targets`, of all layers."""
+        ops.COPY_PAGES(self.stream, kv_pages=self.kv_pages, sources=sources, targets=targets)
 
     def forward(self, step: Step) -> Tensor:
         """The logits f32[S, V] of the last token of each sequence of this step."""
@@ -101,6 +107,8 @@ class Llama:
         tokens = step.token_ids.shape[0]
         residual, update = self.scratch.residual[0:tokens], None
         with label("embedding"):
+            if step.feeds:
+                ops.FEED_TOKENS(self.stream, token_ids=step.token_ids, chosen=self.scratch.chosen)
             ops.EMBEDDING(self.stream, out=residual, token_ids=step.token_ids, table=self.weights.embed)
         for index, layer in enumerate(self.weights.layers):
             with label(f"layer {index}"):

@@ -16,10 +16,11 @@ import pytest
 from bindings.errors import CudaError
 from bindings.memory import memory_map
 from engine import LLM, SamplingParams
-from engine.errors import ModelError
+from engine.errors import EngineDeadError, ModelError
 from engine.random_model import write_random_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+WARM = SamplingParams(temperature=5.0, max_tokens=20, seed=3, ignore_eos=True)
 PROMPTS = [[(7 * i + s) % 256 for i in range(length)] for s, length in enumerate((1, 5, 40, 17))]
 
 
@@ -51,6 +52,15 @@ def test_graphs_give_what_eager_launches_give(llm, toy, device):
         assert tokens(eager.generate(PROMPTS, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY))
 
 
+def test_reading_tokens_a_step_late_gives_the_same_tokens(llm, toy, device):
+    """The host plans a step before it knows the tokens of the one before: they never leave the device on their way."""
+    expected = [tokens(llm.generate(PROMPTS * 3, GREEDY)), tokens(llm.generate(PROMPTS, WARM))]
+    for eager in (False, True):
+        options = {"async_scheduling": True, "enforce_eager": eager, "max_num_seqs": 7}
+        with LLM(model=str(toy), device=device.kind, **options) as ahead:
+            assert [tokens(ahead.generate(PROMPTS * 3, GREEDY)), tokens(ahead.generate(PROMPTS, WARM))] == expected
+
+
 def test_more_prompts_than_slots_wait_their_turn(llm):
     many = PROMPTS * 3
     assert tokens(llm.generate(many, GREEDY)) == tokens(llm.generate(PROMPTS, GREEDY)) * 3
@@ -72,13 +82,15 @@ def prompts_with_shared_beginnings():
     return [shared[: 16 * (i % 4)] + [rng.randrange(256) for _ in range(rng.randrange(1, 90))] for i in range(16)]
 
 
-def test_a_pool_that_runs_full_preempts_and_gives_the_same_tokens(toy, device):
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_a_pool_that_runs_full_preempts_and_gives_the_same_tokens(toy, device, lookahead):
     """24 pages for 16 requests of up to 11 pages each: some must start anew, and find what they left in the cache."""
     prompts, params = prompts_with_shared_beginnings(), replace(GREEDY, max_tokens=40)
     with LLM(model=str(toy), device=device.kind, max_num_seqs=1, enable_prefix_caching=False) as llm:
         alone = tokens(llm.generate(prompts, params))
     pages = 24 * 16 * llm.kv_bytes_per_token
-    with LLM(model=str(toy), device=device.kind, max_num_seqs=8, max_model_len=256, kv_cache_bytes=pages) as llm:
+    options = {"max_num_seqs": 8, "max_model_len": 256, "kv_cache_bytes": pages, "async_scheduling": lookahead}
+    with LLM(model=str(toy), device=device.kind, **options) as llm:
         assert tokens(llm.generate(prompts, params)) == alone
         assert llm.scheduler.num_preemptions > 0 and llm.cache.statistics.hit_tokens > 0
         assert llm.cache.available == llm.cache.num_pages == 24
@@ -208,7 +220,7 @@ def test_no_order_of_streams_and_threads_changes_a_token(llm, toy, device, sched
         for order in ("shuffled", "greedy"):
             driver.set_streams("lazy", seed)
             driver.set_schedule(order, seed)
-            with LLM(model=str(toy), device=device.kind, max_num_seqs=4) as again:
+            with LLM(model=str(toy), device=device.kind, max_num_seqs=4, async_scheduling=order == "greedy") as again:
                 assert [tokens(again.generate(PROMPTS, params)) for params in (greedy, sampled)] == expected
 
 
@@ -226,6 +238,30 @@ def test_an_engine_that_reuses_its_staging_buffers_too_early_is_found(toy, devic
     text = str(caught.value)
     assert "host buffer reused in cuMemcpyHtoDAsync: the host changed weights.staging." in text
     assert re.search(r"given to stream 0x[0-9a-f]+ at engine/weights\.py:\d+", text)
+
+
+@pytest.mark.cpu_device_only  # on a GPU it would end the context that all other tests share
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_a_step_that_fails_ends_all_requests_and_the_engine_says_that_it_is_dead(toy, device, lookahead):
+    from bindings.cpu import driver
+
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4, async_scheduling=lookahead) as llm:
+        for prompt in PROMPTS:
+            llm.add_request(prompt, GREEDY)
+        outputs = [event.output for event in llm.step()]
+        llm.cache.block_tables[:] = 1 << 24  # far outside the pool
+        with pytest.raises(CudaError, match="_ADDRESS"):
+            for _ in range(3):
+                llm.step()
+        for output in outputs:
+            assert output.finished and output.outputs[0].finish_reason == "error"
+            assert "_ADDRESS" in output.outputs[0].stop_reason
+        assert not llm.has_unfinished_requests
+        dead = r"the engine is dead since a step failed: .*_ADDRESS"
+        for again in (llm.step, lambda: llm.add_request(PROMPTS[0], GREEDY), lambda: llm.generate(PROMPTS, GREEDY)):
+            with pytest.raises(EngineDeadError, match=dead):
+                again()
+    driver.reset_sticky()
 
 
 LEAK_FREE = """

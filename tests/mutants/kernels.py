@@ -262,6 +262,44 @@ _SILU = [
     ),
 ]
 
+_FEED_TOKENS = [
+    Mutant(
+        "feed-tokens-off-by-one",
+        "cuda_src/feed_tokens.cu",
+        "chosen[-1 - given]",
+        "chosen[-given]",
+        "row r is taken for row r + 1",
+        right("feed_tokens-T3-C8"),
+    ),
+    Mutant(
+        "feed-tokens-feeds-token-zero",
+        "cuda_src/feed_tokens.cu",
+        "if (token >= tokens) return;",
+        "if (token >= tokens - 1) return;",
+        "the last token of a step is not fed",
+        right("feed_tokens-T256-C300"),
+    ),
+]
+
+_COPY_PAGES = [
+    Mutant(
+        "copy-pages-first-plane-only",
+        "cuda_src/copy_pages.cu",
+        "static_cast<int64_t>(blockIdx.y) * num_pages",
+        "static_cast<int64_t>(blockIdx.y) * 0",
+        "only the keys of layer 0 are copied",
+        right("copy_pages-K4-P7-H3-B4-D24-N3"),
+    ),
+    Mutant(
+        "copy-pages-the-wrong-way",
+        "cuda_src/copy_pages.cu",
+        "store16(target + i, load16(source + i));",
+        "store16(const_cast<bf16*>(source) + i, load16(target + i));",
+        "the shared page is overwritten in place of copied",
+        right("copy_pages-K4-P7-H3-B4-D24-N3"),
+    ),
+]
+
 _ARGMAX = [
     Mutant(
         "argmax-last-of-equals",
@@ -383,6 +421,8 @@ MUTANTS = [
     *_DECODE,
     *_COMBINE,
     *_SILU,
+    *_FEED_TOKENS,
+    *_COPY_PAGES,
     *_ARGMAX,
     *_SAMPLE,
     *_HEADERS,
