@@ -2,7 +2,8 @@
 
 Symbols: T tokens of this step (all sequences in a row), S sequences, H hidden size, NH query heads, NKV key/value
 heads, D head_dim, I MLP width, V vocabulary, P pages of the KV cache, B tokens a page, M block-table width, R positions
-of the rope table, C splits of a sequence. Matrix products are not here: they go to cuBLAS (bindings/cublas.py).
+of the rope table, C splits of a sequence, N elements. Matrix products are not here: they go to cuBLAS
+(bindings/cublas.py).
 
 `bytes` counts what must cross device memory once (each input read once, each output written once), `flops` the
 multiplications and additions that the formula asks for: together they give an operation's floor.
@@ -10,7 +11,7 @@ multiplications and additions that the formula asks for: together they give an o
 
 from typing import Any
 
-from bindings.dtypes import BF16, F32, I32, U64
+from bindings.dtypes import BF16, F32, I32, U32, U64
 from engine.spec import Extra, In, InOut, Launch, Op, Out, Scalar, Size, evaluate
 
 # Tokens of one split of a sequence in decode attention. A constant, so that the order of the sums (and with it every
@@ -290,6 +291,25 @@ GUMBEL_SAMPLE = Op(
     flops=lambda s: 4 * s.S * s.V,
 )
 
+# Not of the forward pass: weights for a benchmark, where only the sizes matter.
+RANDOM_NORMAL = Op(
+    "random_normal",
+    source="random_normal.cu",
+    entry="random_normal",
+    summary="random weights: normal variates from a seed",
+    args=(
+        Out("out", BF16, "N"),
+        Scalar("std", F32),
+        Scalar("seed", U64),
+        Scalar("subsequence", U32),
+        Size("count", "N"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((min(_ceil_div(s.N, 8 * 256), 1024),), 256),
+    bytes=lambda s: 2 * s.N,
+    flops=lambda s: 8 * s.N,
+)
+
 ALL: dict[str, Op] = {
     op.name: op
     for op in (
@@ -305,5 +325,6 @@ ALL: dict[str, Op] = {
         SILU_MUL,
         ARGMAX,
         GUMBEL_SAMPLE,
+        RANDOM_NORMAL,
     )
 }

@@ -234,4 +234,4 @@ def kernels_of(config: ModelConfig, page_size: int) -> list[tuple[Op, dict[str, 
         "NKV": config.num_kv_heads,
         "B": page_size,
     }
-    return [(op, symbols) for op in ops.ALL.values()]
+    return [(op, symbols) for op in ops.ALL.values() if op is not ops.RANDOM_NORMAL]

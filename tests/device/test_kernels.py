@@ -27,7 +27,9 @@ THREE_WARPS = [
         (lab_ops.ALL["softmax_v2_safe"], {"BLOCK_THREADS": 96}),
     )
 ]
-OPERATIONS = [*ops.ALL.values(), *lab_ops.ALL.values(), *THREE_WARPS]
+# One block goes over the whole tensor, turn after turn: the values must be those of any other grid.
+ONE_BLOCK = ops.RANDOM_NORMAL.variant(name="random_normal_one_block", launch=lambda s: Launch((1,), 256))
+OPERATIONS = [*ops.ALL.values(), *lab_ops.ALL.values(), *THREE_WARPS, ONE_BLOCK]
 
 
 def _every_case() -> Iterator[pytest.param]:

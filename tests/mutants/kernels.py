@@ -370,6 +370,33 @@ _SAMPLE = [
     ),
 ]
 
+_RANDOM = [
+    Mutant(
+        "random-normal-all-subsequences-alike",
+        "cuda_src/random_normal.cu",
+        "{{counter, 0, subsequence, 0}}",
+        "{{counter, 0, 0, 0}}",
+        "every tensor of a model gets the same values",
+        right("random_normal-N2048-std0.02-seed7"),
+    ),
+    Mutant(
+        "random-normal-past-the-end",
+        "cuda_src/random_normal.cu",
+        "if (start + kValues <= count) {",
+        "if (start < count) {",
+        "the last group is stored whole, past the end of the tensor",
+        right("random_normal-N13-std0.5-seed1"),
+    ),
+    Mutant(
+        "random-normal-one-turn",
+        "cuda_src/random_normal.cu",
+        "group += step)",
+        "group += count)",
+        "what lies beyond the first turn of the grid is never written",
+        right("random_normal_one_block-N50007-std1.0-seed3"),
+    ),
+]
+
 _HEADERS = [
     Mutant(
         "reduce-no-barrier",
@@ -425,5 +452,6 @@ MUTANTS = [
     *_COPY_PAGES,
     *_ARGMAX,
     *_SAMPLE,
+    *_RANDOM,
     *_HEADERS,
 ]

@@ -8,6 +8,7 @@ import pytest
 from tests.reference.argmax import argmax
 from tests.reference.gumbel_sample import gumbel_noise, gumbel_scores
 from tests.reference.philox import philox4x32_10
+from tests.reference.random_normal import random_normal
 from tests.statistics import assert_chi_square
 
 KNOWN_ANSWERS = [
@@ -43,6 +44,17 @@ def test_noise_is_gumbel() -> None:
     assert abs(noise.mean() - np.euler_gamma) < 5 * np.sqrt(variance / count)
     # The fourth central moment of a Gumbel variable is (3 + 12/5) * variance^2.
     assert abs(noise.var() - variance) < 5 * variance * np.sqrt(4.4 / count)
+
+
+def test_random_weights_are_normal() -> None:
+    """Mean 0, variance 1 and fourth moment 3, neighbours uncorrelated, each within 5 standard errors; always finite."""
+    count = 1_000_000
+    values = random_normal(count, seed=3, subsequence=5)
+    assert np.isfinite(values).all() and np.abs(values).max() < 6.8
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):  # of z, z^2 and z^4
+        assert abs((values**power).mean() - moment) < 5 * np.sqrt(variance / count)
+    for lag in (1, 2, 4):
+        assert abs((values[lag:] * values[:-lag]).mean()) < 5 / np.sqrt(count - lag)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
