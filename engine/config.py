@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import ModelError
 from engine.fields import Fields, read_json, shown
-from engine.generation_config import read_generation_config
+from engine.generation_config import GenerationConfig, read_generation_config
 from engine.gguf_header import GgufHeader
 
 HEAD_DIMS = (64, 80, 96, 128)  # what the attention kernels are written for
@@ -83,12 +83,15 @@ class ModelConfig:
         Raises ModelError naming the file and the field: missing, of a wrong type, or not supported.
         """
         path = Path(folder) / "config.json"
-        fields = Fields(read_json(path), str(path))
+        return cls.from_hf_fields(Fields(read_json(path), str(path)), read_generation_config(Path(folder)))
+
+    @classmethod
+    def from_hf_fields(cls, fields: Fields, generation: GenerationConfig) -> ModelConfig:
+        """As `from_hf`, of fields that have been read already."""
         architecture = _hf_architecture(fields)
         fields = Fields({**_ABSENT[architecture], **fields.values}, fields.source)
         _refuse_unsupported_hf(fields)
         theta, scaling = _hf_rope(fields)
-        generation = read_generation_config(Path(folder))
         config = cls(
             architecture=architecture,
             num_layers=fields.integer("num_hidden_layers"),

@@ -1,7 +1,8 @@
-"""A model of a known shape with random weights, as a Hugging Face folder: benchmarks need the sizes, not the sense.
+"""Models of known shapes with random weights: benchmarks and tests need the sizes, not the sense.
 
-The weights are random bf16 bits of a narrow range of exponents: finite, neither all alike nor zero (some devices run
-faster on zeros). The tokenizer has one token a byte.
+`config_of` is for weights that are made on the device (`random_weights` in engine/weights.py). `write_random_model`
+makes a Hugging Face folder, where the way from the file matters: its weights are random bf16 bits of a narrow range of
+exponents, finite, neither all alike nor zero (some devices run faster on zeros). Its tokenizer has one token a byte.
 """
 
 from __future__ import annotations
@@ -20,12 +21,22 @@ import numpy as np
 from engine.checkpoint import expected_tensors
 from engine.config import ModelConfig
 from engine.errors import ModelError
+from engine.fields import Fields
+from engine.generation_config import GenerationConfig
 
 _COMMON = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_act": "silu",
     "torch_dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
 }
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -39,15 +50,23 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 128256,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 32.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
+        "rope_scaling": _LLAMA3_ROPE | {"factor": 32.0},
         "max_position_embeddings": 131072,
         "tie_word_embeddings": True,
+    },
+    "llama-3.1-8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": _LLAMA3_ROPE | {"factor": 8.0},
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": False,
     },
     "smollm2-135m": {
         "hidden_size": 576,
@@ -78,17 +97,27 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def config_of(shape: str) -> ModelConfig:
+    """The configuration of `shape`, a key of SHAPES. Raises ModelError for another name."""
+    return ModelConfig.from_hf_fields(Fields(_hf_fields(shape), shape), GenerationConfig(shape))
+
+
+def _hf_fields(shape: str) -> dict[str, Any]:
+    if shape not in SHAPES:
+        raise ModelError(f"no random model is called {shape!r}; choose one of {', '.join(SHAPES)}")
+    return _COMMON | SHAPES[shape]
+
+
 def write_random_model(shape: str, folder: Path, seed: int = 0) -> None:
     """Write a model of `shape` (a key of SHAPES) to `folder`, whole or not at all.
 
     Raises ModelError for another name.
     """
-    if shape not in SHAPES:
-        raise ModelError(f"no random model is called {shape!r}; choose one of {', '.join(SHAPES)}")
+    fields = _hf_fields(shape)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
-        (aside / "config.json").write_text(json.dumps(_COMMON | SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 0}))
+        (aside / "config.json").write_text(json.dumps(fields))
         _write_tokenizer(aside)
         with (aside / "model.safetensors").open("wb") as file:
             _write_tensors(file, ModelConfig.from_hf(aside), np.random.default_rng(seed))
