@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from math import prod
 
@@ -16,15 +16,13 @@ from bindings.dtypes import BF16
 from bindings.errors import CudaError
 from engine import engine_config
 from engine.answer import Answer
-from engine.checkpoint import expected_tensors, open_checkpoint
-from engine.config import ModelConfig
+from engine.checkpoint import expected_tensors
 from engine.detokenize import IncrementalDecoder
 from engine.engine_config import Limits
 from engine.errors import ModelError, out_of_memory_advice
-from engine.generation_config import read_generation_config
 from engine.kv_cache import KVCache
 from engine.llm_engine import LLMEngine
-from engine.model_files import resolve_model
+from engine.model_source import LoadFormat, open_model
 from engine.models import llama
 from engine.outputs import CompletionOutput, Metrics, RequestOutput, StreamEvent
 from engine.progress import Progress, silent
@@ -32,8 +30,6 @@ from engine.request import Request
 from engine.runner import build_runner
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batching, Scheduler
-from engine.tokenizer import load_tokenizer
-from engine.weights import load_weights
 
 Prompts = str | Sequence[str] | Sequence[Sequence[int]]
 Message = dict[str, str]
@@ -45,6 +41,8 @@ class LLM:
     model: a folder of Hugging Face's or Meta's, a .gguf file, a name on the Hugging Face hub (`owner/name`, or
         `owner/name:file.gguf`), or None for the default model. What is not there yet is fetched once.
     revision: a branch, tag or commit of a model on the hub.
+    load_format: `auto`, or `dummy`: random weights of the shape `model`, which is a name (engine/random_model.py) or a
+        folder with a config.json; nothing is fetched, there is no tokenizer, prompts are token ids.
     device: `auto`, `cuda` or `cpu`.
     max_model_len: the longest prompt and answer in tokens (default: the model's own, or what the KV memory holds).
     max_num_seqs: sequences that run at once. max_num_batched_tokens: tokens of one step, of all sequences together.
@@ -54,7 +52,7 @@ class LLM:
     batching: `continuous`, or `static`, the baseline (a batch runs to its end before the next one starts).
     enforce_eager: launch kernels one by one instead of replaying graphs.
     async_scheduling: plan a step while the one before it runs (default: on a GPU).
-    seed: for requests that bring none.
+    seed: for requests that bring none, and for random weights.
     progress: called as (stage, done, total, unit) while fetching, compiling and loading.
 
     Raises ModelError for what is wrong with the model, DeviceError and CudaError for the device. Use it as a context
@@ -77,18 +75,17 @@ class LLM:
         seed: int = 0,
         progress: Progress = silent,
         revision: str | None = None,
+        load_format: LoadFormat = "auto",
     ) -> None:
         with ExitStack() as undo:  # what is open already is closed again if a later step fails
-            path = resolve_model(model, progress, revision)
-            checkpoint = undo.enter_context(open_checkpoint(path))
-            self.config: ModelConfig = checkpoint.config
-            self.tokenizer = load_tokenizer(path)
-            self._generation_config = read_generation_config(path)
+            source = undo.enter_context(closing(open_model(model, load_format, revision, seed, progress)))
+            self.config, self.tokenizer = source.config, source.tokenizer
+            self._generation_config = source.generation_config
             self.device = Device.open(device)
             undo.callback(self.device.close)
             self._compile_kernels(progress)
             with out_of_memory_advice(self._weights_advice()):
-                weights = load_weights(self.device, checkpoint, progress)
+                weights = source.load(self.device, progress)
             self.weight_bytes = weights.nbytes
             sizes = (max_model_len, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_utilization)
             limits = Limits(*sizes)
@@ -101,7 +98,7 @@ class LLM:
             lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
             self.engine = LLMEngine(scheduler, runner, lookahead)
             self._open = undo.pop_all()
-        checkpoint.close()
+        source.close()
         self._next_index, self._warned = 0, False
         self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
 

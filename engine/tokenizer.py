@@ -122,6 +122,21 @@ class Tokenizer:
         return token_id
 
 
+class NoTokenizer(Tokenizer):
+    """Stands where a model has no tokenizer: decodes every token to nothing, and refuses text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(tokenizers.Tokenizer(tokenizers.models.BPE()), name, {})
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Raises ModelError."""
+        raise ModelError(f"{self.name}: there is no tokenizer; give token ids in place of text")
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """Raises ModelError."""
+        raise ModelError(f"{self.name}: there is no tokenizer, and so no chat; give token ids")
+
+
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a model: a folder with tokenizer.json, Meta's folder of Llama 3, or a .gguf file.
 
