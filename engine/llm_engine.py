@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from engine.outputs import StreamEvent
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batch, Piece, Scheduler
+from engine.step_times import StepTimes
 
 
 class RunningStep(Protocol):
@@ -34,7 +36,9 @@ class RunningStep(Protocol):
 
 
 class Runner(Protocol):
-    """What runs the steps: engine/runner.py, or a model of it in a test."""
+    """What runs the steps: engine/runner.py, or a model of it in a test. `times`: who watches how long they take."""
+
+    times: StepTimes | None
 
     def launch(self, batch: Batch) -> RunningStep:
         """Give one step to the device, which runs them in this order."""
@@ -108,7 +112,8 @@ class LLMEngine:
 
     def _step(self) -> list[StreamEvent]:
         while len(self._under_way) < self._depth():
-            batch = self.scheduler.schedule()
+            with self._runner.times.host_work() if self._runner.times else nullcontext():
+                batch = self.scheduler.schedule()
             if not batch.pieces:
                 break
             self._under_way.append(self._runner.launch(batch))
@@ -151,6 +156,16 @@ class LLMEngine:
         for request in [request for requests in self._live.values() for request in requests]:
             request.answer.fail(str(error))
         self._live.clear()
+
+    @contextmanager
+    def timed_steps(self) -> Iterator[StepTimes]:
+        """Inside the block the steps are timed; read the times before it ends."""
+        with StepTimes() as times:
+            self._runner.times = times
+            try:
+                yield times
+            finally:
+                self._runner.times = None
 
     def score(self, request: Request, decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of a request that is not queued.

@@ -10,7 +10,7 @@ The tokens that a step chooses stay on the device, where the next step finds the
 from __future__ import annotations
 
 from bisect import bisect_left
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from engine.request import Request
 from engine.scheduler import Batch
 from engine.staging import TWINS, Staging
 from engine.step import Step, StepBuffers
+from engine.step_times import StepTimes
 from engine.weights import LlamaWeights
 
 KV_ADVICE = "lower max_model_len (--max-model-len), kv_cache_bytes or max_num_seqs, or take a smaller model"
@@ -70,16 +71,26 @@ class Runner:
         self._graphs: dict[tuple[int, int, bool], Graph] = {}
         self._warm: set[tuple[int, int, bool]] = set()
         self._steps = 0
+        self.times: StepTimes | None = None  # where somebody watches how long steps take
 
     def launch(self, batch: Batch) -> RunningStep:
         """Give one step to the device."""
         self._steps += 1
         kind = " + ".join(name for name in ("decode", "prefill") if getattr(batch, f"{name}s"))
         with label(f"step {self._steps}"), label(kind):
-            self._copy_pages(batch)
-            step = self._begin(batch)
-            self._run(step)
+            with self.times.host_work() if self.times else nullcontext():
+                step = self._fill(batch)
+            with self._timed(batch, step):
+                self._copy_pages(batch)
+                self._buffers.upload(step, self._stream)
+                self._run(step)
             return self._bring_back(batch, step)
+
+    def _timed(self, batch: Batch, step: Step) -> AbstractContextManager[None]:
+        if self.times is None:
+            return nullcontext()
+        decodes, prefill_tokens = len(batch.decodes), step.token_ids.shape[0] - step.decode.num_seqs
+        return self.times.step(self._stream, decodes, prefill_tokens, step.decode.kv_tokens + step.prefill.kv_tokens)
 
     def _copy_pages(self, batch: Batch) -> None:
         """Copy-on-write. No sequence is given more than one copy in a step, so that there is room for all."""
@@ -95,14 +106,12 @@ class Runner:
             self._model.copy_pages(self._copies.tensors["sources"][rows], self._copies.tensors["targets"][rows])
             start = rows.stop
 
-    def _begin(self, batch: Batch) -> Step:
+    def _fill(self, batch: Batch) -> Step:
         decodes = len(batch.decodes)
         if decodes and not batch.prefills and not self._enforce_eager:
             decodes = self._buckets[bisect_left(self._buckets, decodes)]
         seeds = [self._seed_of(piece.request) for piece in batch.pieces]
-        step = self._buffers.fill(batch, self._cache, decodes, seeds)
-        self._buffers.upload(step, self._stream)
-        return step
+        return self._buffers.fill(batch, self._cache, decodes, seeds)
 
     def _seed_of(self, request: Request) -> int:
         """The answers to one prompt differ in the upper half, requests without a seed of their own in the lower."""
@@ -144,7 +153,8 @@ class Runner:
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step of a single request and return the logits f32[T, V] of all its rows, for tests and scoring."""
-        step = self._begin(batch)
+        step = self._fill(batch)
+        self._buffers.upload(step, self._stream)
         hidden = self._model.hidden_states(step)
         limit = self._model.scratch.logits.shape[0]
         rows = [hidden[start : start + limit] for start in range(0, hidden.shape[0], limit)]

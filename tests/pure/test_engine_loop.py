@@ -36,6 +36,8 @@ class Step:
 class DeviceModel:
     """Runs batches: `contents` by slot is the token there and all before it; `tokens` what each request has come to."""
 
+    times = None
+
     def __init__(self, cache, choose):
         self.cache, self.choose = cache, choose
         self.contents: dict[int, tuple[int, ...]] = {}
