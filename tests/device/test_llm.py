@@ -293,26 +293,6 @@ def test_closing_frees_everything(toy, device):
     assert memory_map.live() == before
 
 
-@pytest.mark.parametrize("what", ["decode", "prefill", "load", "door"])
-def test_bench_prints_its_figures(device, repository, what):
-    command = [sys.executable, "-m", "tools.bench", what, "--shape", "toy", "--steps", "4", "--tokens", "8"]
-    command += ["--device", device.kind, "--json", "--quiet"]
-    environment = {**os.environ, "CUTAWAY_CPU_LEAKS": "report"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment, check=False)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    figures = json.loads(done.stdout)
-    # The door's cost is a difference of two times, tens of nanoseconds each: noise may take it to 0.
-    noisy = {"door_ns_per_call", "door_share_percent"}
-    numbers = {name: value for name, value in figures.items() if not isinstance(value, str)}
-    assert len(numbers) >= 2 and all(value > 0 or (value == 0 and name in noisy) for name, value in numbers.items())
-
-
-def test_an_unknown_shape_is_refused_by_name(repository):
-    command = [sys.executable, "-m", "tools.bench", "decode", "--shape", "gpt-5"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, check=False)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "gpt-5" in done.stderr
-
-
 def test_the_models_own_defaults_hold_where_nobody_says_otherwise(toy, device, tmp_path):
     folder = shutil.copytree(toy, tmp_path / "toy")
     fields = {"do_sample": False, "max_new_tokens": 7, "repetition_penalty": 1.2}

@@ -1,0 +1,106 @@
+"""What this device can do at best: bytes read a second, and multiplications and additions of a large matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bindings.cublas import Blas
+    from bindings.device import Device
+
+COPY_BYTES = 1 << 28
+ROW = 1 << 17  # float32 elements of a row that one block reads
+ROWS_PER_SM = 4
+LARGEST_PRODUCT = 8192
+LONG_ENOUGH = 20e-3  # seconds: a product that takes this long shows the device's rate, not the cost of a launch
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bytes read a second, FLOPs a second in bf16."""
+
+    read_bytes: float
+    flops: float
+
+
+def measure(device: Device) -> Rates:
+    """Measure both; a second or two. Takes some 600 MB of the device for that long."""
+    return Rates(max(copy_rate(device), kernel_read_rate(device)), product_rate(device))
+
+
+def seconds_of(device: Device, work: Callable[[], None], times: int = 1) -> float:
+    """Device time of `work`, which gives something to the stream: the best of three, each `times` in a row."""
+    from bindings.device import Event
+
+    work()
+    start, end, best = Event(), Event(), float("inf")
+    for _ in range(3):
+        device.stream.record(start)
+        for _ in range(times):
+            work()
+        device.stream.record(end)
+        end.synchronize()
+        best = min(best, end.milliseconds_since(start) / 1e3 / times)
+    start.close()
+    end.close()
+    return best
+
+
+def copy_rate(device: Device) -> float:
+    """Bytes a second of a device-to-device copy, counting what is read and what is written."""
+    from bindings.calls import driver
+
+    source, target = device.alloc(COPY_BYTES, "bench.source"), device.alloc(COPY_BYTES, "bench.target")
+
+    def copy() -> None:
+        driver.cuMemcpyDtoDAsync(target.address, source.address, COPY_BYTES, device.stream.handle)
+
+    source.fill(1)
+    seconds = seconds_of(device, copy, times=4)
+    source.free()
+    target.free()
+    return 2 * COPY_BYTES / seconds
+
+
+def kernel_read_rate(device: Device) -> float:
+    """Bytes a second of a kernel that reads much and writes next to nothing: argmax of long rows."""
+    from bindings.dtypes import F32, I32
+    from engine import ops
+
+    rows = ROWS_PER_SM * device.sm_count
+    logits, token_ids = device.empty((rows, ROW), F32, "bench.rows"), device.empty((rows,), I32, "bench.argmax")
+    logits.buffer.fill(0)
+    seconds = seconds_of(device, lambda: ops.ARGMAX(device.stream, token_ids=token_ids, logits=logits), times=8)
+    logits.free()
+    token_ids.free()
+    return logits.nbytes / seconds
+
+
+def product_rate(device: Device) -> float:
+    """FLOPs a second of a square bf16 product, as large as it must be to take a while."""
+    from bindings.cublas import Blas
+
+    blas, size, rate = Blas(device, device.stream), 256, 0.0
+    while size <= LARGEST_PRODUCT:
+        seconds = _product_seconds(device, blas, size)
+        rate = max(rate, 2 * size**3 / seconds)
+        size = size * 2 if seconds < LONG_ENOUGH else LARGEST_PRODUCT + 1
+    blas.close()
+    return rate
+
+
+def _product_seconds(device: Device, blas: Blas, size: int) -> float:
+    from bindings.dtypes import BF16
+    from engine import ops
+
+    names = ("bench.out", "bench.a", "bench.b")
+    out, a, b = (device.empty((size, size), BF16, name) for name in names)
+    for number, matrix in enumerate((a, b)):  # random numbers: zeros would run faster
+        flat = matrix.view(size * size)
+        ops.RANDOM_NORMAL(device.stream, out=flat, std=size**-0.5, seed=0, subsequence=number)
+    seconds = seconds_of(device, lambda: blas.gemm(out, a, b, transpose_b=True))
+    for matrix in (out, a, b):
+        matrix.free()
+    return seconds
