@@ -119,7 +119,10 @@ class _Driver:
                 self.token_times[self.number_of[event.index]] += [now] * len(event.token_ids)
                 done += len(event.token_ids)
             progress(done, total)
-        return self.token_times, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        while self.llm.has_unfinished_requests:  # a step may still be under way for requests that have ended
+            self.llm.step()
+        return self.token_times, seconds
 
     def _add_due(self, now: float) -> None:
         while self.added < len(self.order) and self.jobs[self.order[self.added]].arrival <= now:
