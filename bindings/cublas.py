@@ -16,6 +16,7 @@ tensor cores too: both operands run along K in memory.
 
 from __future__ import annotations
 
+from bindings import backend
 from bindings.calls import cublas
 from bindings.device import Device, Stream
 from bindings.dtypes import BF16, F16, F32, DType
@@ -34,11 +35,20 @@ GEMM_DEFAULT = -1
 WORKSPACE_BYTES = 32 * 1024 * 1024
 
 
-class Blas:
-    """A cuBLAS handle bound to one stream, with a workspace of its own (so that products can be captured)."""
+def invariant_rows() -> int:
+    """How many rows each product must have for a row's bits to depend on that row alone; 1: any number will do."""
+    rows: int = backend.select().cublas.INVARIANT_ROWS
+    return rows
 
-    def __init__(self, device: Device, stream: Stream) -> None:
-        self.stream = stream
+
+class Blas:
+    """A cuBLAS handle bound to one stream, with a workspace of its own (so that products can be captured).
+
+    `block_rows`: the number of rows that `linear` gives to each product; 1: all there are to one product.
+    """
+
+    def __init__(self, device: Device, stream: Stream, block_rows: int = 1) -> None:
+        self.stream, self.block_rows = stream, block_rows
         self._workspace = device.alloc(WORKSPACE_BYTES, "cublas.workspace")  # first: it may find no room
         self.handle = cublas.cublasCreate()
         cublas.cublasSetStream(self.handle, int(stream.handle))
@@ -61,6 +71,19 @@ class Blas:
             1.0, b.address, _type(b.dtype), k if transpose_b else n, a.address, _type(a.dtype), k,
             0.0, out.address, _type(out.dtype), n, COMPUTE_32F, GEMM_DEFAULT,
         )  # fmt: skip
+
+    def linear(self, out: Tensor, x: Tensor, weight: Tensor) -> None:
+        """`out[M, N] = x[M, K] @ weight[N, K]^T`, in blocks of `block_rows` rows where that is not 1.
+
+        Equal shapes, types and alignments let cuBLAS make the same choice for every block, and a row of a product
+        depends on no other row. The last block is filled up with what lies behind x in its buffer, and its spare rows
+        go behind out: both buffers need room for whole blocks (CutawayError where they have none).
+        """
+        if self.block_rows == 1:
+            return self.gemm(out, x, weight, transpose_b=True)
+        for start in range(0, x.shape[0], self.block_rows):
+            block_out, block_x = (tensor.rows_from(start, self.block_rows) for tensor in (out, x))
+            self.gemm(block_out, block_x, weight, transpose_b=True)
 
     def gemm_batched(self, out: Tensor, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> None:
         """The product of each matrix of a batch: out[G, M, N], a[G, M, K], b[G, K, N] (or b[G, N, K])."""

@@ -11,6 +11,12 @@ from typing import Any
 
 from bindings.toolkit import load_library
 
+# cuBLAS chooses a kernel, and with it the order of its sums, by the shapes of a product. So products whose rows must
+# not depend on how many they are all get this number of rows (bindings/cublas.py). Larger blocks read the weights less
+# often; smaller ones waste less on a step of few tokens. A multiple of 128, so that every block of rows begins at a
+# multiple of 256 bytes, as its buffer does: cuBLAS looks at alignment too.
+INVARIANT_ROWS = 128
+
 _POINTER_TO_FLOAT = ctypes.POINTER(c_float)
 
 # One product: op(A), op(B), m, n, k, alpha, then (pointer, type, leading dimension[, stride]) of A and B, beta, C.

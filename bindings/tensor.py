@@ -46,6 +46,14 @@ class Tensor:
         shape = (max(stop - start, 0), *self.shape[1:])
         return Tensor(self.buffer, self.dtype, shape, self.offset + start * row_bytes)
 
+    def rows_from(self, start: int, count: int) -> Tensor:
+        """`count` rows from row `start` on, as a view: they may reach past this tensor's last row into its buffer.
+
+        Raises CutawayError where the buffer ends before them.
+        """
+        row_bytes = prod(self.shape[1:]) * self.dtype.itemsize
+        return Tensor(self.buffer, self.dtype, (count, *self.shape[1:]), self.offset + start * row_bytes)
+
     def view(self, *shape: int) -> Tensor:
         """The same elements under another shape."""
         if prod(shape) != prod(self.shape):

@@ -11,6 +11,7 @@
 //            seq_lens      i32  [S]                  tokens of each sequence in the cache
 //            query_starts  i32  [S + 1]              first row of each sequence, and T
 //            Query i of a sequence has position seq_len - query_len + i; head h reads kv head h / (NH / NKV).
+//            A query of an empty sequence (seq_len 0: what a batch is padded with) gives zeros.
 // Threads:   a block owns 64 queries of one head of one sequence, each of its 4 warps 16 of them, and walks
 //            the keys in tiles of KEY_TILE. Both products run on tensor cores. What a warp knows of its
 //            queries stays in registers: the queries, the output, and the maximum and the sum of the *online
@@ -186,7 +187,8 @@ __device__ inline void write_output(bf16* first, int64_t stride, int num_rows, c
   const int lane = threadIdx.x % kWarpSize;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    const float inverse = 1.0f / warp_reduce(rows.sum[r], 4, Sum());
+    const float sum = warp_reduce(rows.sum[r], 4, Sum());
+    const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
     const int row = lane / 4 + r * 8;
     if (row >= num_rows) continue;
 #pragma unroll
@@ -237,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
     cp_async_commit();
   };
 
-  load_stage(0);
+  if (num_keys > 0) load_stage(0);
   for (int key_start = 0; key_start < num_keys; key_start += kKeyTile) {
     cp_async_wait<0>();
     __syncthreads();  // this stage has arrived, and all warps are done with the other: refill that one

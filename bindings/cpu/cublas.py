@@ -53,6 +53,7 @@ _TEXTS = {
 }
 
 VERSION = 130000  # the cuBLAS whose manual this follows
+INVARIANT_ROWS = 1  # a row's sums do not depend on how many rows there are (gemm.cpp), so any number will do
 CUDA_R_32F = 0
 COMPUTE_32F, COMPUTE_32F_PEDANTIC = 68, 69
 OP_N, OP_T, OP_C = 0, 1, 2

@@ -5,6 +5,10 @@ below is one kernel or one matrix product on the stream. T tokens of S sequences
 
 Rounding: activations and the residual stream are bf16, every sum inside a kernel or a product is float32, logits are
 float32.
+
+Deterministic mode: a token's logits depend, to the last bit, on the tokens before it alone, however they were batched,
+cut into chunks or found in the cache. Every matrix product has the same number of rows, and all tokens attend through
+one kernel; the other kernels work row by row anyway. docs/deterministic.md: why, and what it costs.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod, sqrt
 
-from bindings.cublas import Blas
+import numpy as np
+
+from bindings.cublas import Blas, invariant_rows
 from bindings.device import Device, Stream
 from bindings.dtypes import BF16, F32, I32, DType
 from bindings.tensor import Tensor
@@ -21,7 +27,7 @@ from engine import ops
 from engine.config import ModelConfig
 from engine.rope import rope_table
 from engine.spec import Op
-from engine.step import Step, split_bucket
+from engine.step import Attention, Step, split_bucket
 from engine.weights import LayerWeights, LlamaWeights
 
 Shapes = dict[str, tuple[DType, tuple[int, ...]]]
@@ -45,9 +51,10 @@ class Activations:
     partial_lse: Tensor
 
     @staticmethod
-    def shapes(config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int) -> Shapes:
-        """Dtype and shape of each, for steps of up to these sizes."""
-        c, t = config, max_tokens
+    def shapes(config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int, block_rows: int = 1) -> Shapes:
+        """Dtype and shape of each, for steps of up to these sizes; the rows are whole blocks, see Blas.linear."""
+        c = config
+        t, s = (-(-rows // block_rows) * block_rows for rows in (max_tokens, max_seqs))
         splits = max_seqs * c.num_heads * split_bucket(max_len)
         return {
             "residual": (BF16, (t, c.hidden_size)),
@@ -57,8 +64,8 @@ class Activations:
             "gate_up": (BF16, (t, 2 * c.intermediate_size)),
             "gated": (BF16, (t, c.intermediate_size)),
             "update": (BF16, (t, c.hidden_size)),
-            "last": (BF16, (max_seqs, c.hidden_size)),
-            "logits": (F32, (max_seqs, c.vocab_size)),
+            "last": (BF16, (s, c.hidden_size)),
+            "logits": (F32, (s, c.vocab_size)),
             "chosen": (I32, (max_seqs,)),
             "partial_out": (F32, (splits * c.head_dim,)),
             "partial_lse": (F32, (splits,)),
@@ -71,11 +78,18 @@ class Activations:
             **{name: device.empty(shape, dtype, f"activations.{name}") for name, (dtype, shape) in shapes.items()}
         )
 
+    def clear_inputs(self, stream: Stream) -> None:
+        """Zero what products read: where they take whole blocks of rows, they read rows that nobody has written."""
+        for tensor in (self.normed, self.attended, self.gated, self.last):
+            tensor.buffer.fill(0, stream)
+
 
 class Llama:
     """The weights, the KV pages and the order of operations.
 
     `kv_pages` is bf16[2 L, P, NKV, B, D]: the keys of layer 0, its values, the keys of layer 1, …
+    `single_queries` i32[max_seqs + 1] is 0, 1, 2, …: the query_starts of sequences that run one token each, for
+    deterministic mode, where these attend as prompts do. None: they have a kernel of their own.
     """
 
     def __init__(
@@ -86,9 +100,11 @@ class Llama:
         scratch: Activations,
         cos_sin: Tensor,
         blas: Blas,
+        single_queries: Tensor | None = None,
     ) -> None:
         self.config, self.weights, self.scratch, self.kv_pages = config, weights, scratch, kv_pages
         self.cos_sin, self.blas, self.stream = cos_sin, blas, blas.stream
+        self.single_queries = single_queries
         pages = [kv_pages[i : i + 1].view(*kv_pages.shape[1:]) for i in range(kv_pages.shape[0])]
         self.k_cache, self.v_cache = pages[0::2], pages[1::2]
 
@@ -124,7 +140,7 @@ class Llama:
     def lm_head(self, rows: Tensor) -> Tensor:
         """Logits f32[S, V] of S normalised hidden rows."""
         logits = self.scratch.logits[0 : rows.shape[0]]
-        self.blas.gemm(logits, rows, self.weights.lm_head, transpose_b=True)
+        self.blas.linear(logits, rows, self.weights.lm_head)
         return logits
 
     def _norm(self, residual: Tensor, update: Tensor | None, weight: Tensor) -> Tensor:
@@ -141,30 +157,38 @@ class Llama:
         c, tokens = self.config, normed.shape[0]
         qkv, update = self.scratch.qkv[0:tokens], self.scratch.update[0:tokens]
         attended = self.scratch.attended[0:tokens]
-        self.blas.gemm(qkv, normed, layer.qkv, transpose_b=True)
+        self.blas.linear(qkv, normed, layer.qkv)
         heads = qkv.view(tokens, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         ops.ROPE_KV_WRITE(
             self.stream, qkv=heads, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
             positions=step.positions, slot_mapping=step.slot_mapping, cos_sin=self.cos_sin, NH=c.num_heads,
         )  # fmt: skip
         self._attend(index, attended.view(tokens, c.num_heads, c.head_dim), heads, step)
-        self.blas.gemm(update, attended, layer.o, transpose_b=True)
+        self.blas.linear(update, attended, layer.o)
         return update
 
     def _attend(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
         """Each kind of sequence through its own kernel, whatever else is in the batch: decodes come first."""
         decodes, tokens = step.decode.num_seqs, qkv.shape[0]
-        if decodes:
+        if decodes and self.single_queries is not None:
+            starts = self.single_queries[0 : decodes + 1]
+            self._attend_prefill(index, out[0:decodes], qkv[0:decodes], step.decode, starts)
+        elif decodes:
             self._attend_decode(index, out[0:decodes], qkv[0:decodes], step)
         if not step.is_decode:
-            self._attend_prefill(index, out[decodes:tokens], qkv[decodes:tokens], step)
+            rows = slice(decodes, tokens)
+            self._attend_prefill(index, out[rows], qkv[rows], step.prefill, step.query_starts)
 
-    def _attend_prefill(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
-        """Many new tokens a sequence: tiles of queries against tiles of keys, on tensor cores."""
+    def _attend_prefill(self, index: int, out: Tensor, qkv: Tensor, sequences: Attention, query_starts: Tensor) -> None:
+        """Many new tokens a sequence: tiles of queries against tiles of keys, on tensor cores.
+
+        A query meets its keys from position 0 on in tiles of one size, and a tile behind it changes no bit of its
+        result: so that does not depend on which queries it shares a tile, a chunk or a batch with.
+        """
         ops.PREFILL_ATTENTION(
             self.stream, out=out, qkv=qkv, k_cache=self.k_cache[index], v_cache=self.v_cache[index],
-            block_tables=step.prefill.block_tables, seq_lens=step.prefill.seq_lens, query_starts=step.query_starts,
-            scale=1 / sqrt(self.config.head_dim), MAXQ=step.prefill.max_query_len, KV=step.prefill.kv_tokens,
+            block_tables=sequences.block_tables, seq_lens=sequences.seq_lens, query_starts=query_starts,
+            scale=1 / sqrt(self.config.head_dim), MAXQ=sequences.max_query_len, KV=sequences.kv_tokens,
         )  # fmt: skip
 
     def _attend_decode(self, index: int, out: Tensor, qkv: Tensor, step: Step) -> None:
@@ -194,9 +218,9 @@ class Llama:
         tokens = normed.shape[0]
         gate_up, gated = self.scratch.gate_up[0:tokens], self.scratch.gated[0:tokens]
         update = self.scratch.update[0:tokens]
-        self.blas.gemm(gate_up, normed, layer.gate_up, transpose_b=True)
+        self.blas.linear(gate_up, normed, layer.gate_up)
         ops.SILU_MUL(self.stream, out=gated, gate_up=gate_up)
-        self.blas.gemm(update, gated, layer.down, transpose_b=True)
+        self.blas.linear(update, gated, layer.down)
         return update
 
     def _last_rows(self, hidden: Tensor, step: Step) -> Tensor:
@@ -210,17 +234,24 @@ class Llama:
 
 def build(
     device: Device, stream: Stream, config: ModelConfig, weights: LlamaWeights,
-    kv_pages: Tensor, max_tokens: int, max_seqs: int, max_len: int,
+    kv_pages: Tensor, max_tokens: int, max_seqs: int, max_len: int, deterministic: bool = False,
 ) -> Llama:  # fmt: skip
     """A Llama with its scratch memory and rope table, for steps of up to these sizes."""
-    scratch = Activations.allocate(device, Activations.shapes(config, max_tokens, max_seqs, max_len))
+    block = invariant_rows() if deterministic else 1
+    scratch = Activations.allocate(device, Activations.shapes(config, max_tokens, max_seqs, max_len, block))
+    if block > 1:
+        scratch.clear_inputs(stream)
     cos_sin = device.upload(rope_table(config, max_len), F32, "rope.cos_sin")
-    return Llama(config, weights, kv_pages, scratch, cos_sin, Blas(device, stream))
+    starts = device.upload(np.arange(max_seqs + 1), I32, "single_queries") if deterministic else None
+    return Llama(config, weights, kv_pages, scratch, cos_sin, Blas(device, stream, block), starts)
 
 
-def activation_bytes(config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int) -> int:
+def activation_bytes(
+    config: ModelConfig, max_tokens: int, max_seqs: int, max_len: int, deterministic: bool = False
+) -> int:
     """Device memory that a Llama takes beside weights and KV pages."""
-    shapes = Activations.shapes(config, max_tokens, max_seqs, max_len).values()
+    block = invariant_rows() if deterministic else 1
+    shapes = Activations.shapes(config, max_tokens, max_seqs, max_len, block).values()
     rope = max_len * config.head_dim * F32.itemsize
     return rope + sum(dtype.itemsize * prod(shape) for dtype, shape in shapes)
 
