@@ -52,6 +52,7 @@ class LLM:
     batching: `continuous`, or `static`, the baseline (a batch runs to its end before the next one starts).
     enforce_eager: launch kernels one by one instead of replaying graphs.
     async_scheduling: plan a step while the one before it runs (default: on a GPU).
+    deterministic: the same bits in a request's logits whatever else runs; slower (docs/deterministic.md).
     seed: for requests that bring none, and for random weights.
     progress: called as (stage, done, total, unit) while fetching, compiling and loading.
 
@@ -72,6 +73,7 @@ class LLM:
         batching: Batching = "continuous",
         enforce_eager: bool = False,
         async_scheduling: bool | None = None,
+        deterministic: bool = False,
         seed: int = 0,
         progress: Progress = silent,
         revision: str | None = None,
@@ -89,11 +91,12 @@ class LLM:
             self.weight_bytes = weights.nbytes
             sizes = (max_model_len, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_utilization)
             limits = Limits(*sizes)
-            self.engine_config = engine_config.settle(limits, self.config, self.device, self._activation_bytes(limits))
+            activation_bytes = self._activation_bytes(limits, deterministic)
+            self.engine_config = engine_config.settle(limits, self.config, self.device, activation_bytes)
             cache, budget = self._kv_cache(enable_prefix_caching), self.engine_config.max_num_batched_tokens
             scheduler = Scheduler(cache, max_num_seqs, budget, batching)
             shape = (self.device, self.config, weights, self.engine_config)
-            runner = build_runner(*shape, cache, seed, enforce_eager)
+            runner = build_runner(*shape, cache, seed, enforce_eager, deterministic)
             undo.callback(runner.close)
             lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
             self.engine = LLMEngine(scheduler, runner, lookahead)
@@ -115,9 +118,10 @@ class LLM:
         pages_per_seq = -(-limits.max_model_len // limits.page_size)
         return KVCache(limits.num_pages, limits.page_size, limits.max_num_seqs, pages_per_seq, prefix_caching)
 
-    def _activation_bytes(self, limits: Limits) -> int:
+    def _activation_bytes(self, limits: Limits, deterministic: bool) -> int:
         longest = limits.max_model_len or self.config.max_position_embeddings
-        return llama.activation_bytes(self.config, limits.max_num_batched_tokens, limits.max_num_seqs, longest)
+        sizes = (limits.max_num_batched_tokens, limits.max_num_seqs, longest)
+        return llama.activation_bytes(self.config, *sizes, deterministic)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -179,7 +179,7 @@ class Runner:
 
 def build_runner(
     device: Device, config: ModelConfig, weights: LlamaWeights, limits: EngineConfig, cache: KVCache,
-    seed: int, enforce_eager: bool,
+    seed: int, enforce_eager: bool, deterministic: bool = False,
 ) -> Runner:  # fmt: skip
     """Allocate the KV pages and all else that steps within `limits` need. Raises OutOfMemory with what to lower."""
     shape = (2 * config.num_layers, limits.num_pages, config.num_kv_heads, limits.page_size, config.head_dim)
@@ -187,7 +187,7 @@ def build_runner(
         kv_pages = device.empty(shape, BF16, "kv_pages")
     sizes, longest = (limits.max_num_batched_tokens, limits.max_num_seqs), limits.max_model_len
     with ExitStack() as undo, out_of_memory_advice(ACTIVATIONS_ADVICE):
-        model = llama.build(device, device.stream, config, weights, kv_pages, *sizes, longest)
+        model = llama.build(device, device.stream, config, weights, kv_pages, *sizes, longest, deterministic)
         undo.callback(model.blas.close)
         buffers = StepBuffers(device, *sizes, longest, limits.page_size)
         runner = Runner(device, model, cache, buffers, seed, enforce_eager)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,9 +11,8 @@ from numpy.typing import NDArray
 
 from bindings.cublas import Blas, invariant_rows
 from bindings.device import Device
-from bindings.dtypes import BF16, F32, encode
+from bindings.dtypes import BF16, F32, DType
 from bindings.errors import CutawayError
-from bindings.tensor import Tensor
 from engine import ops
 from engine.spec import Op
 from tests.comparator import assert_same_bits
@@ -49,7 +49,7 @@ def test_a_query_attends_alike_in_any_chunk_and_batch(device: Device, shape: tup
     (whole,) = attend(device, [mine], [(0, LENGTH)], seed=0)
     for number, cuts in enumerate(CUTS):
         bounds = [0, *cuts, LENGTH]
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             chunks = [(0, 3), (begin, end), (210 - 7 * number, 211)]
             _, rows, _ = attend(device, [short, mine, long], chunks, seed=number)
             assert_same_bits(rows, whole[begin:end], f"queries {begin}..{end - 1}")
@@ -79,19 +79,31 @@ def test_a_row_does_not_depend_on_the_others(device: Device, op: Op) -> None:
         assert_same_bits(run(op, some_rows(op, given, rows), device)[first], whole[rows], f"{op.name}: {rows}")
 
 
-# (N, K) of products: odd ones, and those of the layers of Llama-3.2-1B and of its vocabulary.
-SMALL = [(17, 40), (96, 128), (768, 576)]
-LARGE = [(3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192), (128256, 2048)]
-SIZES = [*SMALL, *(pytest.param(size, marks=pytest.mark.needs_gpu) for size in LARGE)]
+# (N, K, output) of products: small ones, and those of Llama-3.2-1B: q, k and v; o; gate and up; down; the vocabulary.
+SMALL = [(n, k, out) for n, k in ((17, 40), (96, 128), (768, 576)) for out in (BF16, F32)]
+LARGE = [(3072, 2048, BF16), (2048, 2048, BF16), (16384, 2048, BF16), (2048, 8192, BF16), (128256, 2048, F32)]
+
+
+def shape_name(shape: tuple[int, int, DType]) -> str:
+    return f"N{shape[0]}-K{shape[1]}-{shape[2].name}"
+
+
+every_product = pytest.mark.parametrize(
+    "shape",
+    [
+        *(pytest.param(shape, id=shape_name(shape)) for shape in SMALL),
+        *(pytest.param(shape, id=shape_name(shape), marks=pytest.mark.needs_gpu) for shape in LARGE),
+    ],
+)
 
 
 class Products:
     """`rows @ weight^T` through `Blas.linear`, with NaN in the spare rows that a block is filled up with."""
 
-    def __init__(self, device: Device, n: int, k: int, out_dtype: object, block_rows: int) -> None:
-        self.device, self.out_dtype, self.block = device, out_dtype, block_rows
-        self.random = np.random.default_rng(n + k)
-        self.weight = device.upload(self.random.standard_normal((n, k), np.float32), BF16, "weight")
+    def __init__(self, device: Device, shape: tuple[int, int, DType], block_rows: int) -> None:
+        n, k, self.out_dtype = shape
+        self.device, self.block, self.random = device, block_rows, np.random.default_rng(n + k)
+        self.weight = device.upload(self.random_rows(n, k), BF16, "weight")
         self.blas = Blas(device, device.stream, block_rows)
 
     def __call__(self, rows: NDArray) -> NDArray:
@@ -107,24 +119,25 @@ class Products:
             x.free()
             out.free()
 
-    def random_rows(self, count: int) -> NDArray:
-        return encode(self.random.standard_normal((count, self.weight.shape[1]), np.float32), BF16)
+    def random_rows(self, count: int, columns: int) -> NDArray:
+        """Carrier rows: of either sign, from 2^-8 to 1, so that float32 rounds nearly every sum."""
+        magnitude = self.random.integers(0x3B80, 0x3F80, (count, columns), dtype=np.uint16)
+        return magnitude | self.random.integers(0, 2, (count, columns), dtype=np.uint16) << 15
 
     def close(self) -> None:
         self.blas.close()
         self.weight.free()
 
 
-@pytest.mark.parametrize("out_dtype", [BF16, F32], ids=str)
-@pytest.mark.parametrize("block_rows", ["the device's", 8])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("block_rows", [None, 8], ids=["own-block", "block-8"])
+@every_product
 def test_a_row_of_a_product_has_the_same_bits_alone_and_anywhere(
-    device: Device, size: tuple[int, int], block_rows: int | str, out_dtype: object
+    device: Device, shape: tuple[int, int, DType], block_rows: int | None
 ) -> None:
-    block = invariant_rows() if isinstance(block_rows, str) else block_rows
-    products = Products(device, *size, out_dtype, block)
+    block = block_rows or invariant_rows()
+    products = Products(device, shape, block)
     try:
-        many = products.random_rows(max(2 * block, 40) + 3)
+        many = products.random_rows(max(2 * block, 40) + 3, shape[1])
         together = products(many)
         for row in (0, 1, 37, len(many) - 1):
             assert_same_bits(products(many[row : row + 1])[0], together[row], f"row {row} alone")
@@ -137,7 +150,9 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_anywhere(
 
 
 def test_a_product_without_room_for_its_last_block_is_refused(device: Device) -> None:
-    x, weight, out = (device.empty(shape, BF16, name) for shape, name in (((4, 8), "x"), ((8, 8), "w"), ((3, 8), "out")))
+    x, weight, out = (
+        device.empty(shape, BF16, name) for shape, name in (((4, 8), "x"), ((8, 8), "w"), ((3, 8), "out"))
+    )
     blas = Blas(device, device.stream, block_rows=4)
     with pytest.raises(CutawayError, match=r"bf16\[4, 8\] at byte 0 does not fit in out"):
         blas.linear(out, x[0:3], weight)
@@ -149,16 +164,12 @@ def test_a_product_without_room_for_its_last_block_is_refused(device: Device) ->
 def test_every_block_of_a_product_has_the_same_shape(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes a library choose the same kernel for each, seen on devices too whose products never depend on it."""
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(Blas, "gemm", lambda self, out, x, weight, **_: seen.append((*out.shape, *x.shape)))
+    monkeypatch.setattr(Blas, "gemm", lambda self, out, x, weight, transpose_b: seen.append((*out.shape, *x.shape)))
     x, weight, out = (device.empty((24, 16), BF16, name) for name in ("x", "weight", "out"))
     blas = Blas(device, device.stream, block_rows=8)
     for rows in (1, 8, 9, 24):
-        blas.linear(out_rows(out, rows), x[0:rows], weight)
+        blas.linear(out[0:rows], x[0:rows], weight)
     assert seen == [(8, 16, 8, 16)] * (1 + 1 + 2 + 3)
     blas.close()
     for tensor in (x, weight, out):
         tensor.free()
-
-
-def out_rows(out: Tensor, rows: int) -> Tensor:
-    return out[0:rows]

@@ -12,6 +12,8 @@ from engine import lab_ops, ops
 from engine.spec import Launch, Op
 from tests.comparator import assert_same_bits
 from tests.harness import Case, cases_of, check, run
+from tests.reference import prefill_attention
+from tests.reference.paged_attention import Batch, random_batch
 from tests.statistics import assert_chi_square
 
 # This rung subtracts no maximum; test_naive_softmax_overflows shows what comes of it.
@@ -87,6 +89,17 @@ def test_tiles_shrink_where_a_block_has_little_shared_memory(
     monkeypatch.setattr(device, "max_dynamic_smem", turing)
     problem = case.problem()
     check(op, problem, run(op, problem, device, guarded=True))
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_query_of_an_empty_sequence_attends_to_nothing_and_gives_zeros(device: Device, head_dim: int) -> None:
+    """What a batch is padded with, between two sequences that must not notice."""
+    batch = random_batch(np.random.default_rng(0), [(1, 70), (1, -1), (3, 2)], (head_dim, 2, 1))
+    keys, queries = batch.keys, batch.queries
+    real = Batch([queries[0], queries[2]], [keys[0], keys[2]], [batch.values[0], batch.values[2]])
+    expected, bound = (np.insert(rows, 1, 0, axis=0) for rows in prefill_attention.reference(real))
+    given = prefill_attention.problem(np.random.default_rng(1), batch, expected, bound)
+    check(ops.PREFILL_ATTENTION, given, run(ops.PREFILL_ATTENTION, given, device, guarded=True))
 
 
 @every_op

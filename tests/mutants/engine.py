@@ -141,4 +141,12 @@ MUTANTS = [
         ">= became >: one token more than max_tokens",
         "tests/pure/test_answer.py::test_max_tokens_ends_by_length",
     ),
+    Mutant(
+        "llama-decodes-a-lone-token-by-splits-in-deterministic-mode",
+        "engine/models/llama.py",
+        "if decodes and self.single_queries is not None:",
+        "if decodes > 1 and self.single_queries is not None:",
+        "a token that decodes alone attends through the other kernel, which sums in another order",
+        "tests/device/test_deterministic.py::test_a_text_scored_token_by_token_gives_the_logits_of_the_whole[70]",
+    ),
 ]

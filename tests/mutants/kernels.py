@@ -163,6 +163,22 @@ _PREFILL = [
         "query heads are dealt out to kv heads in turn",
         right("prefill_attention-mixed-D64-NH4-NKV2"),
     ),
+    Mutant(
+        "prefill-maximum-of-the-neighbours-too",
+        "cuda_src/prefill_attention.cu",
+        "warp_reduce(tile_max, 4, Max())",
+        "warp_reduce(tile_max, kWarpSize, Max())",
+        "right within its bound, but a query's rounding depends on the queries beside it",
+        "tests/device/test_kernel_invariance.py::test_a_query_attends_alike_in_any_chunk_and_batch[(64, 4, 2)]",
+    ),
+    Mutant(
+        "prefill-of-an-empty-sequence-divides-by-nothing",
+        "cuda_src/prefill_attention.cu",
+        "sum > 0.0f ? 1.0f / sum : 0.0f",
+        "1.0f / sum",
+        "a sequence without keys, which fills up a batch, gives NaN",
+        f"{_TESTS}::test_a_query_of_an_empty_sequence_attends_to_nothing_and_gives_zeros[64]",
+    ),
 ]
 
 _DECODE = [
