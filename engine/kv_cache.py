@@ -27,15 +27,10 @@ from engine.request import Request
 
 @dataclass
 class BlockTable:
-    """The pages of one sequence, in order of position.
-
-    num_named: how many of the first can be found by their names. room: tokens up to which the sequence may write
-    without asking for anything; less than its pages hold where others hold the last one too.
-    """
+    """The pages of one sequence, in order of position. The first `num_named` of them can be found by their names."""
 
     pages: list[int] = field(default_factory=list)
     num_named: int = 0
-    room: int = 0
 
 
 @dataclass
@@ -84,12 +79,14 @@ class KVCache:
         pages = self.block_tables[request.row][positions // self.page_size]
         return pages * self.page_size + positions % self.page_size
 
-    def admit(self, request: Request) -> int | None:
-        """Open a block table; how many of the leading tokens are in the cache already. None if the rest has no room.
+    def admit(self, request: Request, step: int = 0) -> int | None:
+        """Open a block table; how many of the leading tokens earlier steps have computed. None if the rest has no room.
+
+        step: the number of the step that is being scheduled.
 
         The last token is never counted as found: it must run, since its logits choose the next one.
         """
-        shared = self._fork_pages(request) or self._find_prefix(request)
+        shared = self._fork_pages(request, step) or self._find_prefix(request)
         found = min(len(shared) * self.page_size, len(request.token_ids) - 1)
         copied = found < len(shared) * self.page_size  # the last token's page is shared, and will be written to
         revived = sum(self.pool.holders(page) == 0 for page in shared)
@@ -98,8 +95,6 @@ class KVCache:
         for page in shared:
             self.pool.share(page)
         self.open(request, shared)
-        if copied:
-            self.table(request).room = 0
         self.statistics.tokens += len(request.token_ids)
         self.statistics.hit_tokens += found
         return found
@@ -117,13 +112,12 @@ class KVCache:
         before = len(table.pages)
         table.pages.extend(pages)
         self.block_tables[request.row, before : len(table.pages)] = pages
-        table.room = len(table.pages) * self.page_size
 
-    def _fork_pages(self, request: Request) -> list[int]:
-        """All pages of the prompt, from the answer that computed it; none unless that runs, and has come that far."""
+    def _fork_pages(self, request: Request, step: int) -> list[int]:
+        """All pages of the prompt, from the answer that computed it; none unless that runs, and an earlier step did."""
         leader = request.leader
         first_answer = len(request.token_ids) == request.num_prompt_tokens
-        if leader is None or leader.row < 0 or leader.num_settled < request.num_prompt_tokens or not first_answer:
+        if leader is None or leader.row < 0 or not 0 <= leader.prompt_step < step or not first_answer:
             return []
         return self.table(leader).pages[: self.pages_for(request.num_prompt_tokens)]
 
@@ -148,18 +142,21 @@ class KVCache:
 
     def grow(self, request: Request, num_tokens: int) -> bool:
         """Let a request write its tokens up to `num_tokens`. False, and nothing given, if pages are short."""
-        table = self._tables[request.row]
-        if num_tokens <= table.room:
-            return True
+        table = self.table(request)
         shared = self._shared_page(request, table)
-        missing = self.pages_for(num_tokens) - len(table.pages)
+        missing = max(self.pages_for(num_tokens) - len(table.pages), 0)
         if missing + (shared is not None) > self.pool.num_free:
             return False
         if shared is not None:
             self._copy_on_write(request, table, shared)
-        self._extend(request, table, [self.pool.take() for _ in range(missing)])
-        self.remember(request)
+        if missing:
+            self._extend(request, table, [self.pool.take() for _ in range(missing)])
+            self.remember(request)
         return True
+
+    def capacity(self, request: Request) -> int:
+        """How many tokens the pages of a request hold."""
+        return len(self.table(request).pages) * self.page_size
 
     def _shared_page(self, request: Request, table: BlockTable) -> int | None:
         """The number of the page that the next token is written to, if it has other holders."""
@@ -193,7 +190,7 @@ class KVCache:
         """Give the request's full pages their names, so that they can be found: as far as the tokens are known."""
         if not self.prefix_caching:
             return
-        table = self._tables[request.row]
+        table = self.table(request)
         for number in range(table.num_named, min(request.num_computed, len(request.token_ids)) // self.page_size):
             self.pool.remember(table.pages[number], self._name(request, number))
             table.num_named = number + 1

@@ -114,7 +114,7 @@ class LLMEngine:
         while len(self._under_way) < self._depth():
             with self._runner.times.host_work() if self._runner.times else nullcontext():
                 batch = self.scheduler.schedule()
-            if not batch.pieces:
+            if not batch:
                 break
             self._under_way.append(self._runner.launch(batch))
         events = self._collect(self._under_way.popleft()) if self._under_way else []
@@ -129,14 +129,14 @@ class LLMEngine:
         return 2
 
     def _collect(self, step: RunningStep) -> list[StreamEvent]:
-        events = []
-        for piece, token in zip(step.batch.pieces, step.tokens(), strict=True):
-            if piece.samples and not piece.request.answer.finished:  # it may have ended since
-                events.append(self._advance(piece.request, token))
-        return events
+        tokens, batch = step.tokens(), step.batch
+        chosen = [*zip(batch.decodes, tokens)]  # noqa: B905
+        prefills = zip(batch.prefills, tokens[len(chosen) :], strict=True)
+        chosen += [(piece.request, token) for piece, token in prefills if piece.samples]
+        return [self._advance(request, token) for request, token in chosen if not request.answer.finished]
 
     def _advance(self, request: Request, token: int) -> StreamEvent:
-        request.append(token)
+        request.token_ids.append(token)
         event = request.answer.append(token)
         if event.finished:
             self.scheduler.finish(request)
@@ -180,7 +180,10 @@ class LLMEngine:
         try:
             if not self.cache.grow(request, count):
                 raise ModelError(f"{count} tokens do not fit into the {self.cache.available} free KV pages")
-            batches = [Batch([], [piece]) if piece.start < split else Batch([piece], []) for piece in pieces]
-            return np.concatenate([self._runner.logits(batch) for batch in batches])
+            return np.concatenate([self._runner.logits(_alone(piece, piece.start >= split)) for piece in pieces])
         finally:
             self.cache.release(request)
+
+
+def _alone(piece: Piece, decodes: bool) -> Batch:
+    return Batch(decodes=[piece.request], positions=[piece.start]) if decodes else Batch(prefills=[piece])

@@ -110,7 +110,7 @@ class Runner:
         decodes = len(batch.decodes)
         if decodes and not batch.prefills and not self._enforce_eager:
             decodes = self._buckets[bisect_left(self._buckets, decodes)]
-        seeds = [self._seed_of(piece.request) for piece in batch.pieces]
+        seeds = [self._seed_of(request) for request in batch.requests]
         return self._buffers.fill(batch, self._cache, decodes, seeds)
 
     def _seed_of(self, request: Request) -> int:
@@ -149,7 +149,7 @@ class Runner:
         host, done = self._chosen_host[self._steps % TWINS], self._done[self._steps % TWINS]
         self._device.copy_out_async(host.address, self._chosen.address, 4 * step.num_seqs, self._stream)
         self._stream.record(done)
-        return RunningStep(batch, host.numpy(I32, (len(batch.pieces),)), done)
+        return RunningStep(batch, host.numpy(I32, (len(batch),)), done)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step of a single request and return the logits f32[T, V] of all its rows, for tests and scoring."""

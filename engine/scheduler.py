@@ -41,27 +41,45 @@ class Piece(NamedTuple):
 
 @dataclass
 class Batch:
-    """One step's work: decodes (one token each) and prefills (several), which attend through different kernels.
+    """One step's work: decodes and prefills, which attend through different kernels.
 
-    copies: (source, target) pages to copy first, one list after the other.
+    decodes: requests that run one token, their last so far, at `positions`; each chooses its next.
+    prefills: all other pieces. copies: (source, target) pages to copy first, one list after the other.
     """
 
-    decodes: list[Piece] = field(default_factory=list)
+    decodes: list[Request] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     prefills: list[Piece] = field(default_factory=list)
     copies: list[list[tuple[int, int]]] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self.decodes or self.prefills)
+
+    def __len__(self) -> int:
+        return len(self.decodes) + len(self.prefills)
+
     def add(self, request: Request, count: int) -> None:
         """Run the next `count` tokens of a request, which has come that much further from here on."""
-        start = request.num_settled = request.num_computed
+        start = request.num_computed
         request.num_computed = stop = start + count
         samples = stop == request.num_tokens
         request.num_tokens += samples
-        (self.decodes if count == 1 else self.prefills).append(Piece(request, start, stop, samples))
+        if count == 1 and samples:
+            self.decodes.append(request)
+            self.positions.append(start)
+        else:
+            self.prefills.append(Piece(request, start, stop, samples))
+
+    @property
+    def requests(self) -> list[Request]:
+        """Whose turn it is, in the order of the step's rows: decodes first."""
+        return self.decodes + [piece.request for piece in self.prefills]
 
     @property
     def pieces(self) -> list[Piece]:
-        """All of it, in the order of the step's rows: decodes first."""
-        return self.decodes + self.prefills
+        """All of it as pieces, in the same order."""
+        decodes = zip(self.decodes, self.positions, strict=True)
+        return [Piece(request, start, start + 1, samples=True) for request, start in decodes] + self.prefills
 
 
 class WaitingQueue:
@@ -107,7 +125,8 @@ class Scheduler:
         self._static = batching == "static"
         self.waiting = WaitingQueue()
         self.running: list[Request] = []
-        self.num_preemptions = 0
+        self.num_preemptions = self.num_steps = 0
+        self._forks: list[Request] = []  # to be queued for the next step
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ModelError when the pool could not hold it even alone."""
@@ -119,7 +138,9 @@ class Scheduler:
             )
         self.waiting.push(request)
         if self._static:  # a batch that runs takes nobody in: all answers to a prompt come together, and share less
-            self._push_forks(request)
+            for fork in request.forks:
+                self.waiting.push(fork)
+            request.forks = []
 
     @property
     def has_work(self) -> bool:
@@ -132,48 +153,48 @@ class Scheduler:
         It may be empty while tokens of earlier steps have not been read: then all who run have come to their end.
         """
         batch = Batch()
+        self.num_steps += 1
         may_admit = not (self._static and self.running)
         preemptions = self.num_preemptions
         budget = self._continue_running(batch)
         if may_admit and self.num_preemptions == preemptions:
             self._admit_waiting(batch, budget)
         batch.copies = self.cache.take_copies()
-        self._release_forks(batch)
+        while self._forks:
+            self.waiting.push(self._forks.pop())
         return batch
 
     def _continue_running(self, batch: Batch) -> int:
         """The next tokens of who runs already; what is left of the budget."""
         budget = self._max_batched_tokens
-        advanced = 0
-        while advanced < len(self.running) and budget:  # who comes later may be preempted meanwhile
-            request = self.running[advanced]
-            advanced += 1
-            if request.num_tokens >= request.max_total_tokens:
-                request.num_settled = request.num_computed
-                continue  # its last token is about to be read
-            count = min(request.num_tokens - request.num_computed, budget)
-            if not self._make_room(request, count):
-                break  # it was the last in line, and is waiting now
-            self._run(batch, request, count)
-            budget -= count
+        for request in self.running:  # the last of whom may be preempted meanwhile, which ends the loop earlier
+            if budget == 0:
+                break
+            start = request.num_computed
+            if start < request.room:  # as `_run` does it, for the many that just go on
+                request.num_computed = start + 1
+                request.num_tokens += 1
+                batch.decodes.append(request)
+                batch.positions.append(start)
+                budget -= 1
+            elif request.num_tokens < request.max_total_tokens:  # else its last token is about to be read
+                count = min(request.num_tokens - start, budget)
+                if not self._make_room(request, count):
+                    break  # it was the last in line, and is waiting now
+                self._run(batch, request, count)
+                budget -= count
         return budget
 
     def _run(self, batch: Batch, request: Request, count: int) -> None:
         batch.add(request, count)
-        if count > 1:
-            self.cache.remember(request)
-
-    def _release_forks(self, batch: Batch) -> None:
-        """Let the other answers to a prompt queue once it is computed: in the next step they can share its pages."""
-        for piece in batch.pieces:
-            request = piece.request
-            if request.forks and request.num_computed >= request.num_prompt_tokens:
-                self._push_forks(request)
-
-    def _push_forks(self, request: Request) -> None:
-        for fork in request.forks:
-            self.waiting.push(fork)
-        request.forks = []
+        self.cache.remember(request)
+        stop = request.num_computed
+        if stop >= request.num_prompt_tokens > stop - count:
+            request.prompt_step = self.num_steps
+            self._forks += request.forks  # from the next step on they can share its pages
+            request.forks = []
+        decodes = stop == request.num_tokens - 1 and stop >= request.num_prompt_tokens
+        request.room = min(self.cache.capacity(request), request.max_total_tokens - 1) if decodes else 0
 
     def _make_room(self, request: Request, count: int) -> bool:
         """Pages for the next `count` tokens of a running request, taken from whoever came last. False if that is it."""
@@ -187,7 +208,8 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self.cache.release(request)
-        request.num_computed = request.num_settled = 0
+        request.num_computed = request.room = 0
+        request.prompt_step = -1
         self.num_preemptions += 1
         self.waiting.push(request)
 
@@ -195,7 +217,7 @@ class Scheduler:
         """Let requests join. A static batch is filled at once: whom the budget leaves out begins in a later step."""
         while self.waiting and len(self.running) < self._max_num_seqs and (budget or self._static):
             request = self.waiting.first()
-            found = self.cache.admit(request)
+            found = self.cache.admit(request, self.num_steps)
             if found is None:
                 return  # nobody overtakes it: a long prompt would wait for ever
             request.num_computed = found

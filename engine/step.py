@@ -18,6 +18,7 @@ from bindings.dtypes import F32, I32, U64
 from bindings.tensor import Tensor
 from engine.kv_cache import KVCache
 from engine.ops import SPLIT_TOKENS
+from engine.request import Request
 from engine.scheduler import Batch, Piece
 from engine.staging import Layout, Staging
 
@@ -112,38 +113,35 @@ class StepBuffers:
         num_decodes: decoding sequences that the step shall have; those beyond the batch's are empty.
         """
         self._staging.turn()
-        pieces, host = batch.pieces, self._staging.host
-        rows = [piece.request.row for piece in pieces]
-        stops = np.array([piece.stop for piece in pieces], np.int32)
-        splits = split_bucket(int(stops.max()))
-        seqs = num_decodes + len(batch.prefills)
-        tables = host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
-        self._fill_decodes(batch.decodes, num_decodes, cache, rows, tables)
-        self._fill_prefills(batch.prefills, num_decodes, cache, rows[len(batch.decodes) :], tables[num_decodes:])
+        requests, positions = batch.requests, np.array(batch.positions, np.int32)
+        rows = np.array([request.row for request in requests])
+        longest = max(batch.positions, default=0) + 1, *(piece.stop for piece in batch.prefills)
+        splits, seqs = split_bucket(max(longest)), num_decodes + len(batch.prefills)
+        tables = self._staging.host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
+        self._fill_decodes(batch, positions, num_decodes, cache.block_tables, rows, tables)
+        self._fill_prefills(batch.prefills, num_decodes, cache, tables[num_decodes:])
         self._fill_parameters(batch, num_decodes, seeds)
-        for row, piece in enumerate(pieces):
-            piece.request.step_row = row
-        return self._step(batch, num_decodes, splits, stops)
+        for row, request in enumerate(requests):
+            request.step_row = row
+        return self._step(batch, num_decodes, splits, int(positions.sum()) + len(positions))
 
     def _fill_decodes(
-        self, pieces: list[Piece], padded: int, cache: KVCache, rows: list[int], tables: NDArray[np.int32]
-    ) -> None:
-        host, count = self._staging.host, len(pieces)
-        host["token_ids"][:count] = [_input_token(piece) for piece in pieces]
-        starts = np.array([piece.start for piece in pieces], np.int32)
-        used = min(tables.shape[1], cache.block_tables.shape[1])
-        tables[:count, :used] = cache.block_tables[rows[:count], :used]
-        host["positions"][:count] = starts
-        host["seq_lens"][:count] = starts + 1
-        pages = tables[np.arange(count), starts // self._page_size]
-        host["slot_mapping"][:count] = pages * self._page_size + starts % self._page_size
+        self, batch: Batch, positions: NDArray[np.int32], padded: int,
+        block_tables: NDArray[np.int32], rows: NDArray[np.int64], tables: NDArray[np.int32],
+    ) -> None:  # fmt: skip
+        host, count, size = self._staging.host, len(positions), self._page_size
+        used = min(tables.shape[1], block_tables.shape[1])
+        tables[:count, :used] = block_tables[rows[:count], :used]
+        pages = tables[np.arange(count), positions // size]
+        host["token_ids"][:count] = list(map(_input_token, batch.decodes, batch.positions))
+        host["positions"][:count] = positions
+        host["seq_lens"][:count] = positions + 1
+        host["slot_mapping"][:count] = pages * size + positions % size
         for name, value in (("token_ids", 0), ("positions", 0), ("seq_lens", 0), ("slot_mapping", NO_SLOT)):
             host[name][count:padded] = value
         host["last_rows"][:padded] = np.arange(padded)
 
-    def _fill_prefills(
-        self, pieces: list[Piece], first: int, cache: KVCache, rows: list[int], tables: NDArray[np.int32]
-    ) -> None:
+    def _fill_prefills(self, pieces: list[Piece], first: int, cache: KVCache, tables: NDArray[np.int32]) -> None:
         """Sequences `first`, first + 1, … of the step, whose tokens begin at its row `first`."""
         host, row = self._staging.host, first
         host["query_starts"][0] = 0
@@ -157,11 +155,11 @@ class StepBuffers:
             host["seq_lens"][first + s], host["last_rows"][first + s] = stop, row - 1
             host["query_starts"][s + 1] = row - first
             pages = cache.pages_for(stop)
-            table[:pages] = cache.block_tables[rows[s], :pages]
+            table[:pages] = cache.block_tables[request.row, :pages]
 
     def _fill_parameters(self, batch: Batch, num_decodes: int, seeds: Sequence[int]) -> None:
         host, count = self._staging.host, len(batch.decodes)
-        values = {"temperature": [piece.request.params.temperature for piece in batch.pieces], "seeds": seeds}
+        values = {"temperature": [request.params.temperature for request in batch.requests], "seeds": seeds}
         for name, each in values.items():
             host[name][:count] = each[:count]
             host[name][count:num_decodes] = 0
@@ -174,9 +172,9 @@ class StepBuffers:
             view = self._views[name, count, start] = self._staging.tensors[name][start : start + count]
         return view
 
-    def _step(self, batch: Batch, num_decodes: int, splits: int, stops: NDArray[np.int32]) -> Step:
+    def _step(self, batch: Batch, num_decodes: int, splits: int, decode_kv_tokens: int) -> Step:
         prefills, first = len(batch.prefills), self._first
-        seqs, decoding = num_decodes + prefills, len(batch.decodes)
+        seqs = num_decodes + prefills
         lengths = [piece.stop - piece.start for piece in batch.prefills]
         tokens, longest = num_decodes + sum(lengths), max(lengths, default=0)
         return Step(
@@ -186,16 +184,16 @@ class StepBuffers:
             parameters={name: first(name, seqs) for name in ("temperature", "seeds")},
             feeds=prefills == 0 or bool((self._staging.host["token_ids"][:num_decodes] < 0).any()),
             greedy=not self._staging.host["temperature"][:seqs].any(), num_splits=splits,
-            decode=self._attention(0, num_decodes, splits, 1, stops[:decoding]),
-            prefill=self._attention(num_decodes, prefills, splits, longest, stops[decoding:]),
+            decode=self._attention(0, num_decodes, splits, 1, decode_kv_tokens),
+            prefill=self._attention(num_decodes, prefills, splits, longest, sum(p.stop for p in batch.prefills)),
         )  # fmt: skip
 
-    def _attention(self, start: int, count: int, splits: int, query_len: int, stops: NDArray[np.int32]) -> Attention:
+    def _attention(self, start: int, count: int, splits: int, query_len: int, kv_tokens: int) -> Attention:
         """What attention must know of the step's sequences `start`, start + 1, …"""
         width = self._table_width(splits)
         tables = self._first("block_tables", count * width, start * width)
         seq_lens = self._first("seq_lens", count, start)
-        return Attention(seq_lens, tables.view(count, width), query_len, int(stops.sum()))
+        return Attention(seq_lens, tables.view(count, width), query_len, kv_tokens)
 
     def upload(self, step: Step, stream: Stream) -> None:
         """Start the one copy that brings the arrays of `step` to the device."""
@@ -207,7 +205,7 @@ class StepBuffers:
         self._staging.free()
 
 
-def _input_token(piece: Piece) -> int:
-    """The token that a decoding sequence runs, or where the step before has put it."""
-    tokens = piece.request.token_ids
-    return tokens[piece.start] if piece.start < len(tokens) else -1 - piece.request.step_row
+def _input_token(request: Request, position: int) -> int:
+    """The token that a sequence decodes, or where the step before has put it."""
+    tokens = request.token_ids
+    return tokens[position] if position < len(tokens) else -1 - request.step_row

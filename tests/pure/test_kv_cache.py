@@ -17,7 +17,7 @@ def compute(cache, item):
     """Admit a request and run all of it; the number of tokens that were found."""
     item.num_computed = found = cache.admit(item)
     assert found is not None and cache.grow(item, len(item.token_ids))
-    item.num_computed = item.num_settled = len(item.token_ids)
+    item.num_computed = len(item.token_ids)
     cache.remember(item)
     return found
 
@@ -122,10 +122,9 @@ def test_a_fork_shares_only_what_earlier_steps_computed():
     for fork in forks:
         fork.leader = leader
     compute(cache, leader)
-    leader.num_settled = 0
-    assert cache.admit(forks[0]) == 8, "two full pages, found by their names"
-    leader.num_settled = 10
-    assert cache.admit(forks[1]) == 9, "and here the half-full one too"
+    leader.prompt_step = 5
+    assert cache.admit(forks[0], step=5) == 8, "two full pages, found by their names"
+    assert cache.admit(forks[1], step=6) == 9, "and here the half-full one too"
     assert cache.table(forks[1]).pages == cache.table(leader).pages
     forks[1].num_computed = 9
     assert cache.grow(forks[1], 10)

@@ -40,7 +40,7 @@ def answer(index, prompt_ids, params, stop_ids=frozenset()):
 
 def append(item, token):
     """Give a request its next token; whether it has ended."""
-    item.append(token)
+    item.token_ids.append(token)
     return item.answer.append(token).finished
 
 
