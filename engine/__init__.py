@@ -1,7 +1,17 @@
 """The language model: from a prompt to text. `from engine import LLM, SamplingParams`."""
 
+from engine.inputs import PromptType, TextPrompt, TokensPrompt
 from engine.llm import LLM
 from engine.outputs import CompletionOutput, RequestOutput, StreamEvent
 from engine.sampling_params import SamplingParams
 
-__all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams", "StreamEvent"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "PromptType",
+    "RequestOutput",
+    "SamplingParams",
+    "StreamEvent",
+    "TextPrompt",
+    "TokensPrompt",
+]

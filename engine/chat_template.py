@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 
 from engine.errors import ModelError, UsageError
@@ -40,6 +41,10 @@ class ChatTemplate:
             template.
         name: what error messages call the template's origin (a path).
 
+    Attributes:
+        variables: the names that the template asks for, beside those that it defines itself.
+        loops_over_content: whether it takes a message's content apart, so that this may have to be a list of parts.
+
     Raises:
         ModelError: the source is not valid Jinja.
     """
@@ -51,14 +56,23 @@ class ChatTemplate:
         self._environment.use_filters(tojson=_tojson)
         self._lock = threading.Lock()  # the environment counts the steps of one rendering at a time
         try:
+            tree = self._environment.parse(source)
+            self.variables = frozenset(meta.find_undeclared_variables(tree))
+            self.loops_over_content = any(_is_content(loop.iter) for loop in tree.find_all(nodes.For))
             self._template = self._environment.from_string(self._environment.parsed(source))
         except Exception as error:  # Jinja's, and Python's for what Jinja makes of it: 21 loops in each other
             raise ModelError(f"{name}: the chat template does not parse: {_one_line(error)}") from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """Format `messages`, each a mapping with at least the strings "role" and "content".
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Format `messages`, each a mapping with at least "role" (text) and "content" (text, or a list of text parts).
 
-        With `add_generation_prompt` the text ends where the assistant's answer begins.
+        With `add_generation_prompt` the text ends where the assistant's answer begins. `variables`: further ones for
+        the template, such as `tools`.
 
         Raises:
             UsageError: a message lacks its role or content, or the template refuses the conversation.
@@ -66,17 +80,18 @@ class ChatTemplate:
                 end.
         """
         _check_messages(messages)
-        variables = {
+        values = {
             **self.special_tokens,
             "tools": None,
             "documents": None,
+            **(variables or {}),
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
         with self._lock:
             self._environment.refill()
             try:
-                return _join(self._template.generate(variables))
+                return _join(self._template.generate(values))
             except TemplateRefusal as error:
                 raise UsageError(
                     f"{self.name}: the chat template refuses these messages: {_one_line(error)}"
@@ -94,8 +109,21 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
                 f"message {index} is a {type(message).__name__}, expected a dict with 'role' and 'content'"
             )
         for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
+            if not isinstance(message.get(key), str) and not (key == "content" and _is_parts(message.get(key))):
                 raise UsageError(f"message {index} needs a string under {key!r}, got {message.get(key)!r:.80}")
+
+
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
+
+
+def _is_content(node: nodes.Node) -> bool:
+    """Whether an expression is `message.content` or `message["content"]`, filtered or not."""
+    while isinstance(node, nodes.Filter) and node.node is not None:
+        node = node.node
+    if isinstance(node, nodes.Getattr):
+        return node.attr == "content"
+    return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
 
 
 def _join(pieces: Iterable[str]) -> str:

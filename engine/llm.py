@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
+from inspect import signature
 from math import prod
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +20,28 @@ from bindings.dtypes import BF16
 from bindings.errors import CudaError
 from engine import engine_config
 from engine.answer import Answer
+from engine.arguments import check_options, either, one_each, one_of
 from engine.checkpoint import expected_tensors
+from engine.conversation import ChatFormat, ContentFormat, Conversations, split_conversations, write_conversation
 from engine.detokenize import IncrementalDecoder
 from engine.engine_config import Limits
-from engine.errors import ModelError, out_of_memory_advice
+from engine.errors import UsageError, out_of_memory_advice
+from engine.generation_bar import GenerationBar, UseTqdm
+from engine.inputs import ParsedPrompt, Prompts, PromptType, parse_prompt, parse_prompts
 from engine.kv_cache import KVCache
 from engine.llm_engine import LLMEngine
+from engine.model_files import local_tokenizer
 from engine.model_source import LoadFormat, open_model
 from engine.models import llama
 from engine.outputs import CompletionOutput, Metrics, RequestOutput, StreamEvent
 from engine.progress import Progress, silent
+from engine.prompts import EncodedPrompt, PromptEncoder
 from engine.request import Request
 from engine.runner import build_runner
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batching, Scheduler
-
-Prompts = str | Sequence[str] | Sequence[Sequence[int]]
-Message = dict[str, str]
+from engine.tokenizer import Tokenizer, load_tokenizer
+from engine.vllm_options import CHAT_OPTIONS, ENGINE_OPTIONS, GENERATE_OPTIONS
 
 
 class LLM:
@@ -43,21 +52,25 @@ class LLM:
     revision: a branch, tag or commit of a model on the hub.
     load_format: `auto`, or `dummy`: random weights of the shape `model`, which is a name (engine/random_model.py) or a
         folder with a config.json; nothing is fetched, there is no tokenizer, prompts are token ids.
+    tokenizer: a folder or .gguf file with another tokenizer than the model's own.
+    generation_config: `auto` takes the model's sampling defaults, `vllm` (that is, none) those of SamplingParams.
     device: `auto`, `cuda` or `cpu`.
     max_model_len: the longest prompt and answer in tokens (default: the model's own, or what the KV memory holds).
     max_num_seqs: sequences that run at once. max_num_batched_tokens: tokens of one step, of all sequences together.
     gpu_memory_utilization: share of the device's memory that weights, activations and KV pages may take together
-        (default 0.9; on the CPU device 256 MiB of pages). kv_cache_bytes: memory for the pages, in its place.
-    enable_prefix_caching: prompts share what an earlier one computed.
+        (default 0.9; on the CPU device 256 MiB of pages). kv_cache_bytes: memory for the pages, in its place;
+        kv_cache_memory_bytes: vLLM's name for the same.
+    enable_prefix_caching: prompts share what an earlier one computed (default: they do).
     batching: `continuous`, or `static`, the baseline (a batch runs to its end before the next one starts).
     enforce_eager: launch kernels one by one instead of replaying graphs.
     async_scheduling: plan a step while the one before it runs (default: on a GPU).
     deterministic: the same bits in a request's logits whatever else runs; slower (docs/deterministic.md).
-    seed: for requests that bring none, and for random weights.
+    seed: for requests that bring none, and for random weights (None: another one each time).
     progress: called as (stage, done, total, unit) while fetching, compiling and loading.
+    options: vLLM's others, where they ask for what the engine does anyway (engine/vllm_options.py).
 
-    Raises ModelError for what is wrong with the model, DeviceError and CudaError for the device. Use it as a context
-    manager, or call `close()`.
+    Raises ModelError for what is wrong with the model, UsageError for an option, DeviceError and CudaError for the
+    device. Use it as a context manager, or call `close()`: else memory is freed when Python lets go of the object.
     """
 
     def __init__(
@@ -65,23 +78,40 @@ class LLM:
         model: str | None = None,
         device: str = "auto",
         max_model_len: int | None = None,
-        max_num_seqs: int = engine_config.MAX_NUM_SEQS,
-        max_num_batched_tokens: int = engine_config.MAX_NUM_BATCHED_TOKENS,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
         gpu_memory_utilization: float | None = None,
         kv_cache_bytes: int | None = None,
-        enable_prefix_caching: bool = True,
+        enable_prefix_caching: bool | None = None,
         batching: Batching = "continuous",
         enforce_eager: bool = False,
         async_scheduling: bool | None = None,
         deterministic: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         progress: Progress = silent,
         revision: str | None = None,
         load_format: LoadFormat = "auto",
+        *,
+        tokenizer: str | None = None,
+        generation_config: Literal["auto", "vllm"] = "auto",
+        kv_cache_memory_bytes: int | None = None,
+        **options: Any,
     ) -> None:
+        check_options("LLM()", options, ENGINE_OPTIONS, signature(LLM).parameters)
+        self._defaults = one_of("generation_config", generation_config, ("auto", "vllm"))
+        limits = _limits(
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_bytes=either("kv_cache_bytes", kv_cache_bytes, "kv_cache_memory_bytes", kv_cache_memory_bytes),
+            gpu_memory_utilization=gpu_memory_utilization,
+        )
         with ExitStack() as undo:  # what is open already is closed again if a later step fails
+            seed = secrets.randbits(63) if seed is None else seed
             source = undo.enter_context(closing(open_model(model, load_format, revision, seed, progress)))
             self.config, self.tokenizer = source.config, source.tokenizer
+            if tokenizer not in (None, model):
+                self.tokenizer = load_tokenizer(local_tokenizer(str(tokenizer)))
             self._generation_config = source.generation_config
             self.device = Device.open(device)
             undo.callback(self.device.close)
@@ -89,12 +119,11 @@ class LLM:
             with out_of_memory_advice(self._weights_advice()):
                 weights = source.load(self.device, progress)
             self.weight_bytes = weights.nbytes
-            sizes = (max_model_len, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_utilization)
-            limits = Limits(*sizes)
             activation_bytes = self._activation_bytes(limits, deterministic)
             self.engine_config = engine_config.settle(limits, self.config, self.device, activation_bytes)
-            cache, budget = self._kv_cache(enable_prefix_caching), self.engine_config.max_num_batched_tokens
-            scheduler = Scheduler(cache, max_num_seqs, budget, batching)
+            cache = self._kv_cache(enable_prefix_caching is not False)
+            seqs, budget = self.engine_config.max_num_seqs, self.engine_config.max_num_batched_tokens
+            scheduler = Scheduler(cache, seqs, budget, batching)
             shape = (self.device, self.config, weights, self.engine_config)
             runner = build_runner(*shape, cache, seed, enforce_eager, deterministic)
             undo.callback(runner.close)
@@ -102,6 +131,10 @@ class LLM:
             self.engine = LLMEngine(scheduler, runner, lookahead)
             self._open = undo.pop_all()
         source.close()
+        # A script that never calls close() leaves nothing behind either.
+        self._finalizer = weakref.finalize(self, _close_quietly, self._open)
+        limit = self.engine_config.max_model_len
+        self._encoder = PromptEncoder(self.tokenizer, self.config.vocab_size, limit)
         self._next_index, self._warned = 0, False
         self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
 
@@ -147,75 +180,151 @@ class LLM:
 
         Warns once of fields there that would change the text and that this engine does not have.
         """
+        if self._defaults == "vllm":
+            return SamplingParams()
         if self._generation_config.not_applied and not self._warned:
             fields = ", ".join(self._generation_config.not_applied)
             warnings.warn(f"{self._generation_config.source}: not applied: {fields}", stacklevel=2)
             self._warned = True
         return self._generation_config.sampling_params()
 
-    def generate(self, prompts: Prompts, sampling_params: SamplingParams | None = None) -> list[RequestOutput]:
-        """Continue each prompt (text, or token ids). Answers come in the order of the prompts.
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer: encode, decode, apply_chat_template, eos_token_id."""
+        return self.tokenizer
 
-        `sampling_params` None: those of `get_default_sampling_params`.
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: UseTqdm = True,
+        priority: Sequence[int] | None = None,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Continue each prompt, of any form in engine/inputs.py. Answers come in the order of the prompts.
+
+        sampling_params: for all prompts, or one for each; None: those of `get_default_sampling_params`.
+        use_tqdm: show a bar where stderr is a terminal; or what makes a bar, called as tqdm is.
+        priority: a number for each prompt; lower ones go first. options: vLLM's others, where they ask for nothing.
+
+        Raises UsageError and ModelError before anything runs.
         """
-        return _collect(self.stream(prompts, sampling_params))
+        check_options("generate()", options, GENERATE_OPTIONS, ("prompts", "sampling_params", "use_tqdm", "priority"))
+        return self._complete(self._encoder.encode(prompts), sampling_params, use_tqdm, priority)
 
     def chat(
         self,
-        messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | None = None,
+        messages: Conversations,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: UseTqdm = True,
+        *,
+        chat_template: str | None = None,
+        chat_template_content_format: ContentFormat = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or several, through the model's chat template."""
-        conversations = [messages] if messages and isinstance(messages[0], dict) else messages
-        prompts = [self._chat_ids(list(conversation)) for conversation in conversations]  # type: ignore[arg-type]
-        return _collect(self.stream(prompts, sampling_params))
+        """Answer one conversation, or several, each a list of {"role": ..., "content": text or text parts}.
+
+        chat_template: Jinja text in place of the model's own. The others: `ChatFormat` in engine/conversation.py, and
+        `generate`.
+        """
+        check_options("chat()", options, CHAT_OPTIONS, signature(self.chat).parameters)
+        template = self.tokenizer.template(chat_template)
+        variables = chat_template_kwargs or {}
+        chat = ChatFormat(chat_template_content_format, add_generation_prompt, continue_final_message, tools, variables)
+        texts = [write_conversation(template, one, chat) for one in split_conversations(messages)]
+        return self._complete(self._encoder.encode(texts, special_tokens=False), sampling_params, use_tqdm)
 
     def stream(
-        self, prompts: Prompts, sampling_params: SamplingParams | None = None, chat: bool = False
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        chat: bool = False,
     ) -> Iterator[StreamEvent]:
         """As `generate`, but each new piece of text as it comes. `chat`: each prompt is one user message."""
-        given: Sequence[str] | Sequence[Sequence[int]] = [prompts] if isinstance(prompts, str) else prompts
-        params = sampling_params or self.get_default_sampling_params()
-        encoded = [self._encode(prompt, chat) for prompt in given]  # all are checked before any is added
-        order: dict[int, int] = {}
-        waiting: set[int] = set()
+        encode = self._as_user_message if chat else self._encoder.encode_one
+        encoded = [encode(prompt) for prompt in parse_prompts(prompts)]  # all are checked before any is added
+        params = self._params_of_each(sampling_params, len(encoded))
+        with closing(self._run(encoded, params)) as events:  # if the caller leaves early, so do the requests
+            for number, event in events:
+                yield replace(event, index=number)
+
+    def _as_user_message(self, prompt: ParsedPrompt) -> EncodedPrompt:
+        if prompt.text is None or prompt.token_ids is not None:
+            raise UsageError(f"{prompt.place} is token ids; a message of a chat is text")
+        text = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}])
+        encoded = self._encoder.encode_one(replace(prompt, text=text), special_tokens=False)
+        return replace(encoded, text=prompt.text)
+
+    def _complete(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: UseTqdm,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """The whole outputs, in the order of their prompts."""
+        params, outputs = self._params_of_each(sampling_params, len(prompts)), {}
+        with GenerationBar(use_tqdm, len(prompts)) as bar:
+            for number, event in self._run(prompts, params, priority):
+                if event.output.finished and number not in outputs:
+                    outputs[number] = event.output
+                    bar.finished(event.output)
+        return [outputs[number] for number in range(len(prompts))]
+
+    def _params_of_each(
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> Sequence[SamplingParams]:
+        if given is None or isinstance(given, SamplingParams):
+            return [given or self.get_default_sampling_params()] * count
+        return one_each("sampling_params", given, SamplingParams, count)
+
+    def _run(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        params: Sequence[SamplingParams],
+        priority: Sequence[int] | None = None,
+    ) -> Generator[tuple[int, StreamEvent], None, None]:
+        """What happens to these prompts, each event with the number of its prompt, until all have ended."""
+        priorities = [0] * len(prompts) if priority is None else one_each("priority", priority, int, len(prompts))
+        waiting: dict[int, int] = {}  # request -> number of its prompt
         try:
-            for number, ids in enumerate(encoded):
-                index = self._add(given[number], ids, params)
-                order[index] = number
-                waiting.add(index)
-            while waiting:
-                for event in self.step():
-                    number = order.get(event.index, -1)
-                    if number < 0:
-                        continue  # a request that was added with add_request; its output grows all the same
+            for number, prompt in enumerate(prompts):
+                waiting[self._add(prompt, params[number], priorities[number])] = number
+            while waiting and self.has_unfinished_requests:
+                # Without those of requests that were added with add_request; their outputs grow all the same.
+                events = [event for event in self.step() if event.index in waiting]
+                for event in events:
+                    yield waiting[event.index], event
+                for event in events:  # not before: an output's last step may have an event for each of its answers
                     if event.output.finished:
-                        waiting.discard(event.index)
-                    yield replace(event, index=number)
+                        waiting.pop(event.index, None)
         finally:
             for index in waiting:
                 self.abort_request(index)
 
-    def add_request(
-        self, prompt: str | Sequence[int], sampling_params: SamplingParams | None = None, priority: int = 0
-    ) -> int:
+    def add_request(self, prompt: PromptType, sampling_params: SamplingParams | None = None, priority: int = 0) -> int:
         """Queue a prompt; its number, which events carry as `index`. A lower `priority` number goes first.
 
         Raises ModelError when the prompt cannot run.
         """
-        params = sampling_params or self.get_default_sampling_params()
-        return self._add(prompt, self._encode(prompt, chat=False), params, priority)
+        encoded = self._encoder.encode_one(parse_prompt(prompt))
+        return self._add(encoded, sampling_params or self.get_default_sampling_params(), priority)
 
-    def _add(self, prompt: str | Sequence[int], ids: list[int], params: SamplingParams, priority: int = 0) -> int:
-        params = self._fit(params, len(ids))
-        index = self._next_index
-        self.engine.add_request(index, ids, params, self._answers(index, prompt, ids, params), priority)
+    def _add(self, prompt: EncodedPrompt, params: SamplingParams, priority: int) -> int:
+        params, index = self._fit(params, len(prompt.token_ids)), self._next_index
+        self.engine.add_request(index, prompt.token_ids, params, self._answers(index, prompt, params), priority)
         self._next_index += 1
         return index
 
-    def _answers(self, index: int, prompt: str | Sequence[int], ids: list[int], params: SamplingParams) -> list[Answer]:
-        text = prompt if isinstance(prompt, str) else None
-        output = RequestOutput(str(index), text, ids, [CompletionOutput()], False, Metrics(prompt_tokens=len(ids)))
+    def _answers(self, index: int, prompt: EncodedPrompt, params: SamplingParams) -> list[Answer]:
+        ids = prompt.token_ids
+        output = RequestOutput(
+            str(index), prompt.text, ids, [CompletionOutput()], False, Metrics(prompt_tokens=len(ids))
+        )
         return [Answer(index, output, params, IncrementalDecoder(self.tokenizer), self._stop_ids)]
 
     def abort_request(self, index: int) -> None:
@@ -236,30 +345,11 @@ class LLM:
 
         The first `decode_from` tokens (default: all) are prefilled together, the others follow one decode step each.
         """
-        ids, params, index = self._encode(token_ids, chat=False), SamplingParams(max_tokens=1), self._next_index
+        prompt = self._encoder.encode_one(parse_prompt(token_ids))
+        params, index = SamplingParams(max_tokens=1), self._next_index
         self._next_index += 1
-        return self.engine.score(Request(index, ids, params, self._answers(index, ids, ids, params)[0]), decode_from)
-
-    def _encode(self, prompt: str | Sequence[int], chat: bool) -> list[int]:
-        if not isinstance(prompt, str):
-            ids = [int(token) for token in prompt]
-        else:
-            ids = self._chat_ids([{"role": "user", "content": prompt}]) if chat else self.tokenizer.encode(prompt)
-        self._check_ids(ids)
-        return ids
-
-    def _chat_ids(self, messages: list[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _check_ids(self, ids: list[int]) -> None:
-        limit, vocab = self.engine_config.max_model_len, self.config.vocab_size
-        if not ids:
-            raise ModelError("the prompt has no tokens; give at least one word")
-        if len(ids) >= limit:
-            raise ModelError(f"the prompt has {len(ids)} tokens, this engine takes at most {limit - 1} (max_model_len)")
-        if not all(0 <= token < vocab for token in ids):
-            raise ModelError(f"the prompt has token ids outside 0..{vocab - 1}")
+        answer = self._answers(index, prompt, params)[0]
+        return self.engine.score(Request(index, prompt.token_ids, params, answer), decode_from)
 
     def _fit(self, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
         """max_tokens cut to what the context has room for, so that no more pages are promised than can be used."""
@@ -267,7 +357,8 @@ class LLM:
         return replace(params, max_tokens=min(params.max_tokens, room))
 
     def close(self) -> None:
-        """Free everything on the device."""
+        """Free everything on the device. A second time is no error."""
+        self._finalizer.detach()
         self._open.close()
 
     def __enter__(self) -> LLM:
@@ -279,7 +370,11 @@ class LLM:
             self.close()
 
 
-def _collect(events: Iterator[StreamEvent]) -> list[RequestOutput]:
-    """The whole outputs, in the order of their prompts."""
-    outputs = {event.index: event.output for event in events}
-    return [outputs[index] for index in sorted(outputs)]
+def _limits(**given: int | float | None) -> Limits:
+    """What was asked for; the others keep the defaults of `Limits`."""
+    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _close_quietly(opened: ExitStack) -> None:
+    with suppress(CudaError):  # nobody is left to tell, and after a sticky error nothing can be freed
+        opened.close()

@@ -69,3 +69,12 @@ def resolve_model(spec: str | Path | None, progress: Progress = silent, revision
     if path.suffix.lower() != ".gguf":
         raise ModelError(f"{path} is no model: {_ACCEPTED}")
     return path
+
+
+def local_tokenizer(spec: str) -> Path:
+    """The folder or `.gguf` file that `spec` names. Raises UsageError for a name on the hub."""
+    if is_on_hub(spec):
+        raise UsageError(
+            f"tokenizer {spec!r} is no folder here, and is not fetched alone: fetch it, and give its folder"
+        )
+    return Path(spec).expanduser()

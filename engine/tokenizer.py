@@ -100,16 +100,31 @@ class Tokenizer:
         spelling: str | None = self.backend.id_to_token(token_id)
         return spelling
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """The conversation in the model's chat format: see `ChatTemplate.render`.
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that ends a text, under the name that scripts know from transformers."""
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    def template(self, source: str | None = None) -> ChatTemplate:
+        """The model's chat template, or `source` in its place. Raises ModelError for none, or a broken one."""
+        if source is not None:
+            return ChatTemplate(source, self.special_tokens, "chat_template")
+        if self.chat_template is None:
+            raise ModelError(f"{self.name}: the model has no chat template; give it raw text (--raw)")
+        return self.chat_template
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, tokenize: bool = False
+    ) -> str:
+        """The conversation in the model's chat format, as text: see `ChatTemplate.render`.
 
         Raises:
             ModelError: the model has no chat template, or a broken one.
-            UsageError: the messages are not what the template can format.
+            UsageError: the messages are not what the template can format, or ids are asked for (`tokenize`).
         """
-        if self.chat_template is None:
-            raise ModelError(f"{self.name}: the model has no chat template; give it raw text (--raw)")
-        return self.chat_template.render(messages, add_generation_prompt)
+        if tokenize:
+            raise UsageError("apply_chat_template gives text: tokenize it by encode(text, add_special_tokens=False)")
+        return self.template().render(messages, add_generation_prompt)
 
     def _id_of(self, key: str) -> int | None:
         token = self.special_tokens.get(key)
@@ -132,7 +147,7 @@ class NoTokenizer(Tokenizer):
         """Raises ModelError."""
         raise ModelError(f"{self.name}: there is no tokenizer; give token ids in place of text")
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def template(self, source: str | None = None) -> ChatTemplate:
         """Raises ModelError."""
         raise ModelError(f"{self.name}: there is no tokenizer, and so no chat; give token ids")
 
