@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,12 @@ def test_basic_offline_inference(repository: Path, device: Device) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 4 and lines[2].startswith("Prompt: 'The capital of France is', Generated text: ' Paris.")
     assert len({line.split("Generated text: ")[1] for line in lines}) == 4
+
+
+def test_the_example_in_the_readme(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text("utf-8"), flags=re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(" Paris.")
 
 
 CHAT = """
