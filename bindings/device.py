@@ -7,6 +7,7 @@ Thin objects over the driver's handles, one method a driver call where possible.
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
@@ -30,6 +31,18 @@ def _enum(enum_name: str, member: str) -> Any:
     from cuda.bindings import driver as names
 
     return getattr(getattr(names, enum_name), member)
+
+
+@contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    """Python collects nothing meanwhile: what it collects may free device memory, and that would end a capture."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Device:
@@ -257,13 +270,14 @@ class Stream:
         """Record the work given to this stream inside the block into a Graph, instead of running it."""
         graph = Graph()
         mode = _enum("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-        driver.cuStreamBeginCapture(self.handle, mode)
-        try:
-            yield graph
-        except BaseException:
-            self._abandon_capture()
-            raise
-        graph.instantiate(driver.cuStreamEndCapture(self.handle))
+        with _garbage_left_alone():
+            driver.cuStreamBeginCapture(self.handle, mode)
+            try:
+                yield graph
+            except BaseException:
+                self._abandon_capture()
+                raise
+            graph.instantiate(driver.cuStreamEndCapture(self.handle))
 
     def _abandon_capture(self) -> None:
         """End a capture whose block failed; the error that ended it is the one to show."""

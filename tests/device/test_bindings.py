@@ -1,5 +1,6 @@
 """Device, buffers, streams, events, graphs and kernels: the same cases on the CPU device and on a GPU."""
 
+import gc
 import json
 import re
 
@@ -137,6 +138,18 @@ def test_a_graph_records_and_replays_with_new_contents(device, embedding):
         assert (embedding["out"].numpy() == embedding["table"].numpy()[ids]).all()
     graph.close()
     graph.close()
+
+
+def test_python_collects_nothing_during_a_capture(device, embedding):
+    """A collected engine would free its memory, and the driver ends a capture in which that is done."""
+    with device.stream.capture() as graph:
+        assert not gc.isenabled()
+        ops.EMBEDDING(device.stream, **embedding)
+    graph.close()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), device.stream.capture():
+        raise ZeroDivisionError
+    assert gc.isenabled()
 
 
 def test_a_capture_whose_block_fails_leaves_the_stream_usable(device, embedding):
