@@ -145,6 +145,10 @@ class Device:
         """Start a copy from pinned host memory; `source` must keep its bytes until the stream has passed it."""
         driver.cuMemcpyHtoDAsync(address, source, nbytes, stream.handle)
 
+    def copy_on_device(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
+        """Start a copy from one device address to another."""
+        driver.cuMemcpyDtoDAsync(target, source, nbytes, stream.handle)
+
     def copy_out_async(self, target: int, address: int, nbytes: int, stream: Stream) -> None:
         """Start a copy into pinned host memory; its bytes are there once the stream has passed it."""
         driver.cuMemcpyDtoHAsync(target, address, nbytes, stream.handle)

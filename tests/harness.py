@@ -35,6 +35,7 @@ class Problem:
         expected: every Out and InOut argument by name: float64, or integers.
         bound: largest |got - expected| by output, broadcast to its shape; 0 where an output has none.
         scalars: every Scalar and Extra argument by name.
+        impossible: by output, which elements must be -infinity (a masked logit); their `expected` does not matter.
         written: by output, which elements the operation promises (boolean, the output's shape); all where there is
             none. The others must keep the bits they had: those of the input for an InOut, the poison for an Out.
     """
@@ -43,6 +44,7 @@ class Problem:
     expected: Mapping[str, NDArray]
     bound: Mapping[str, ArrayLike] = field(default_factory=dict)
     scalars: Mapping[str, float | int] = field(default_factory=dict)
+    impossible: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     written: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
@@ -112,6 +114,9 @@ def check(op: Op, problem: Problem, outputs: Mapping[str, NDArray]) -> None:
         written = problem.written.get(arg.name, np.ones(expected.shape, dtype=bool))
         before = _initial(arg, problem)
         assert_same_bits(np.where(written, before, carrier), before, f"{name} where nothing may be written")
+        impossible = problem.impossible.get(arg.name, np.zeros(expected.shape, dtype=bool))
+        assert np.isneginf(decode(carrier, arg.dtype)[impossible]).all(), f"{name}: a masked element is not -infinity"
+        written = written & ~impossible
         got = np.where(written, decode(carrier, arg.dtype), 0)
         bound = np.where(written, problem.bound.get(arg.name, 0.0), 0.0)
         assert_close(got, np.where(written, expected, 0), bound, name)
