@@ -51,7 +51,9 @@ struct AddMass {
   float max_logit;
   float inverse_temperature;
 
+  // The largest is 1 by definition: infinity - infinity would be NaN.
   __device__ uint64_t operator()(float logit) const {
+    if (logit == max_logit) return uint64_t{1} << 40;
     return static_cast<uint64_t>(expf((logit - max_logit) * inverse_temperature) * 0x1p40f);
   }
 };
@@ -131,7 +133,6 @@ __device__ inline uint32_t select_key(Search& search, const float* row, int voca
     prefix |= static_cast<uint32_t>(search.bin) << shift;
     above = search.above;
     top = shift;
-    __syncthreads();  // before the next digit's histogram takes the place of this one
   }
   return prefix;
 }

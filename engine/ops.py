@@ -291,6 +291,84 @@ GUMBEL_SAMPLE = Op(
     flops=lambda s: 4 * s.S * s.V,
 )
 
+TRUNCATE_LOGITS = Op(
+    "truncate_logits",
+    source="truncate_logits.cu",
+    entry="truncate_logits",
+    summary="top-k, top-p and min-p: every token below the threshold becomes impossible",
+    args=(
+        InOut("logits", F32, "S V"),
+        In("temperature", F32, "S"),
+        In("top_k", I32, "S"),
+        In("top_p", F32, "S"),
+        In("min_p", F32, "S"),
+        Size("vocab", "V"),
+    ),
+    constants={"BLOCK_THREADS": 1024},
+    launch=lambda s: Launch((s.S,), 1024),
+    bytes=lambda s: 8 * s.S * s.V + 16 * s.S,
+    flops=lambda s: 4 * s.S * s.V,
+)
+
+EDIT_LOGITS = Op(
+    "edit_logits",
+    source="edit_logits.cu",
+    entry="edit_logits",
+    summary="penalties, bias and bans: single logits changed from a sparse list",
+    args=(
+        InOut("logits", F32, "S V"),
+        In("starts", I32, "S+1"),
+        In("tokens", I32, "E"),
+        In("biases", F32, "E"),
+        In("divisors", F32, "E"),
+        In("penalties", F32, "E"),
+        Size("vocab", "V"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((s.S,), 256),
+    bytes=lambda s: 24 * s.E + 4 * s.S,
+    flops=lambda s: 3 * s.E,
+)
+
+ALLOW_LOGITS = Op(
+    "allow_logits",
+    source="allow_logits.cu",
+    entry="allow_logits",
+    summary="only the tokens of a mask stay possible",
+    args=(
+        InOut("logits", F32, "S V"),
+        In("rows", I32, "S"),
+        In("masks", U32, "K W"),
+        Size("vocab", "V"),
+        Size("words", "W"),
+    ),
+    constants={"BLOCK_THREADS": 256},
+    launch=lambda s: Launch((s.S, _ceil_div(s.V, 256)), 256),
+    bytes=lambda s: s.S * (s.V // 8 + 4 + 4 * s.V),
+    flops=lambda s: 0,
+)
+
+LOGPROBS = Op(
+    "logprobs",
+    source="logprobs.cu",
+    entry="logprobs",
+    summary="the log-probability and rank of the chosen token, and the most probable ones",
+    args=(
+        Out("chosen", F32, "S"),
+        Out("ranks", I32, "S"),
+        Out("top_ids", I32, "S N"),
+        Out("top_logprobs", F32, "S N"),
+        In("logits", F32, "S V"),
+        In("token_ids", I32, "S"),
+        Size("vocab", "V"),
+        Size("num_top", "N"),
+    ),
+    constants={"BLOCK_THREADS": 1024},
+    launch=lambda s: Launch((s.S,), 1024),
+    bytes=lambda s: 4 * s.S * (s.V + 1) + 8 * s.S * (s.N + 1),
+    flops=lambda s: 3 * s.S * s.V,
+)
+
 # Not of the forward pass: weights for a benchmark, where only the sizes matter.
 RANDOM_NORMAL = Op(
     "random_normal",
@@ -324,7 +402,11 @@ ALL: dict[str, Op] = {
         COMBINE_SPLITS,
         SILU_MUL,
         ARGMAX,
+        EDIT_LOGITS,
+        ALLOW_LOGITS,
+        TRUNCATE_LOGITS,
         GUMBEL_SAMPLE,
+        LOGPROBS,
         RANDOM_NORMAL,
     )
 }

@@ -55,7 +55,7 @@ SIZES = {
     "D64-small": {"D": 64, "B": 16, "NH": 9, "NKV": 3, "H": 576, "I": 1536, "V": 49152},
 }
 # A batch, for the launch: one token of one sequence. No block's shared memory depends on it.
-BATCH = {"T": 1, "S": 1, "C": 1, "K": 1, "M": 1, "P": 1, "R": 1, "N": 64, "MAXQ": 1, "KV": 1}
+BATCH = {"T": 1, "S": 1, "C": 1, "M": 1, "P": 1, "R": 1, "N": 64, "MAXQ": 1, "KV": 1, "E": 1, "K": 1, "W": 1}
 # Rungs that are the production kernel under another name: compiled once, to see that they do.
 SAME_AS_PRODUCTION = {"rmsnorm_v4_production", "prefill_attention_v4_tensor_cores"}
 

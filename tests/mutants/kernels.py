@@ -413,6 +413,106 @@ _RANDOM = [
     ),
 ]
 
+_TRUNCATE = [
+    Mutant(
+        "truncate-drops-the-threshold",
+        "cuda_src/truncate_logits.cu",
+        "if (order_key(row[v]) < floor) row[v]",
+        "if (order_key(row[v]) <= floor) row[v]",
+        "< became <=: the last token that should stay goes too",
+        right("truncate_logits-V33"),
+    ),
+    Mutant(
+        "truncate-negative-order",
+        "cuda_src/truncate_logits.cu",
+        "bits >> 31 ? ~bits : bits | 0x80000000u",
+        "bits | 0x80000000u",
+        "negative logits compare by magnitude",
+        right("truncate_logits-V33"),
+    ),
+    Mutant(
+        "truncate-no-barrier",
+        "cuda_src/truncate_logits.cu",
+        "    reached = with_bin;\n  }\n  __syncthreads();\n",
+        "    reached = with_bin;\n  }\n",
+        "a thread reads the digit before its finder has written it",
+        ordered("truncate_logits-V1024"),
+    ),
+    Mutant(
+        "truncate-mass-of-all",
+        "cuda_src/truncate_logits.cu",
+        "    if (key >= floor && static_cast",
+        "    if (static_cast",
+        "top-p counts the mass of tokens that top-k and min-p have dropped",
+        right("truncate_logits-V49152"),
+    ),
+]
+
+_EDIT = [
+    Mutant(
+        "edit-divides-what-is-negative",
+        "cuda_src/edit_logits.cu",
+        "(x > 0.0f ? x / divisors[e] : x * divisors[e])",
+        "(x / divisors[e])",
+        "the penalty of a repeated token makes a negative logit larger",
+        right("edit_logits-S3-V50"),
+    ),
+    Mutant(
+        "edit-takes-the-next-ones-too",
+        "cuda_src/edit_logits.cu",
+        "e < starts[sequence + 1];",
+        "e <= starts[sequence + 1];",
+        "< became <=: a sequence takes the first edit of the next one",
+        right("edit_logits-S3-V50"),
+    ),
+]
+
+_ALLOW = [
+    Mutant(
+        "allow-wrong-mask",
+        "cuda_src/allow_logits.cu",
+        "masks[mask * words + token / 32]",
+        "masks[mask * (words - 1) + token / 32]",
+        "the stride of a mask",
+        right("allow_logits-S4-V1000"),
+    ),
+    Mutant(
+        "allow-past-the-row",
+        "cuda_src/allow_logits.cu",
+        "if (mask < 0 || token >= vocab)",
+        "if (mask < 0)",
+        "the threads past the end of a row write to the next one",
+        right("allow_logits-S3-V50257"),
+    ),
+]
+
+_LOGPROBS = [
+    Mutant(
+        "logprobs-no-rescale",
+        "cuda_src/logprobs.cu",
+        "block_sum(own.sum * scale, sums)",
+        "block_sum(own.sum, sums)",
+        "a thread's sum stays relative to its own maximum",
+        right("logprobs-S5-V1000-N20"),
+    ),
+    Mutant(
+        "logprobs-the-best-again",
+        "cuda_src/logprobs.cu",
+        "if (key < below && key > best)",
+        "if (key <= below && key > best)",
+        "< became <=: each of the top N is the first",
+        right("logprobs-S5-V1000-N20"),
+    ),
+    Mutant(
+        "logprobs-rank-of-equals",
+        "cuda_src/logprobs.cu",
+        "count += row[v] > value;",
+        "count += row[v] >= value;",
+        "a token counts itself among the more probable ones",
+        right("logprobs-ties"),
+    ),
+]
+
 _HEADERS = [
     Mutant(
         "reduce-no-barrier",
@@ -469,5 +569,9 @@ MUTANTS = [
     *_ARGMAX,
     *_SAMPLE,
     *_RANDOM,
+    *_TRUNCATE,
+    *_EDIT,
+    *_ALLOW,
+    *_LOGPROBS,
     *_HEADERS,
 ]

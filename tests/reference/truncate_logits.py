@@ -28,7 +28,7 @@ def _above_min_p_and_top_k(x: np.ndarray, temperature: float, top_k: int, min_p:
     kept = x > -np.inf
     if min_p > 0:
         threshold = x.max() + np.log(min_p) * temperature
-        assert np.abs(x[kept] - threshold).min() > 1e-5, "min_p falls on a token"
+        assert min_p == 1 or np.abs(x[kept] - threshold).min() > 1e-5, "min_p falls on a token"
         kept &= x >= threshold
     if 0 < top_k < kept.sum():
         kept &= x >= np.sort(x[kept])[-top_k]
@@ -95,6 +95,7 @@ PARAMS = [
     (1.0, 1, 1.0, 0.0),
     (2.0, 10**6, 0.99, 0.0),  # more than there are
     (1.0, 0, 1e-6, 0.0),  # the likeliest alone
+    (0.5, 0, 1.0, 1.0),  # likewise
 ]
 
 
@@ -108,14 +109,16 @@ def _ties(rng: np.random.Generator) -> Problem:
 
 
 def _special(rng: np.random.Generator) -> Problem:
-    """Masked tokens, one finite token, values that differ in their last bit, and a wide range."""
-    logits = 3 * rng.standard_normal((4, 777)).astype(np.float32)
+    """Masked tokens, one finite token, values that differ in their last bit, a wide range, NaN, nothing possible."""
+    logits = 3 * rng.standard_normal((6, 777)).astype(np.float32)
     logits[0, ::2] = -np.inf
     logits[1, 1:] = -np.inf
     logits[2] = np.nextafter(np.float32(-1), np.float32(0))
     logits[2, 100:300] = -1
     logits[3] *= 20
-    return _problem(logits, [PARAMS[4], PARAMS[4], (1.0, 577, 1.0, 0.0), PARAMS[4]])
+    logits[4, 5:300] = np.nan
+    logits[5] = -np.inf
+    return _problem(logits, [PARAMS[4], PARAMS[4], (1.0, 577, 1.0, 0.0), PARAMS[4], PARAMS[4], PARAMS[1]])
 
 
 def cases() -> list[Case]:
