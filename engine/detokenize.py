@@ -40,6 +40,10 @@ class IncrementalDecoder:
         """The text still held back; bytes that never became a character as U+FFFD. Call it once."""
         return self._stream.finish()
 
+    def token_text(self, token: int) -> str:
+        """The text of one token alone, special or not; half a character is U+FFFD."""
+        return self._tokenizer.token_text(token)
+
     def _is_text(self, token_id: int) -> bool:
         # An embedding table padded beyond the vocabulary can yield ids that no token has; decode() drops them
         # too.

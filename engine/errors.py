@@ -28,6 +28,10 @@ class EngineDeadError(CutawayError):
     """An engine whose device failed in an earlier step: it can run nothing any more."""
 
 
+class ParamsError(UsageError, ValueError):
+    """A sampling parameter out of its range; a ValueError as well, which is what vLLM's callers expect."""
+
+
 @contextmanager
 def out_of_memory_advice(remedy: str) -> Iterator[None]:
     """Lets an OutOfMemory of the block say `remedy`: what of the model or the engine's limits to make smaller."""

@@ -7,10 +7,12 @@ GenerationConfig (https://huggingface.co/docs/transformers/main_classes/text_gen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.errors import ModelError, ParamsError
 from engine.fields import Fields, read_json, shown
 from engine.sampling_params import SamplingParams
 
@@ -18,12 +20,14 @@ FILE = "generation_config.json"
 
 # Applied here or by ModelConfig. A pad token fills up batches, and this engine's have no gaps.
 _APPLIED = {"temperature", "do_sample", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id"}
+_APPLIED |= {"repetition_penalty", "top_k", "top_p", "min_p"}
+_SHAPE = ("top_k", "top_p", "min_p")  # of the distribution: they have no say where the likeliest token is taken
 # Of no consequence for the text.
 _HARMLESS = {"_from_model_config", "transformers_version", "use_cache", "cache_implementation"}
 _HARMLESS |= {"return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"}
 # Heeded only where tokens are drawn; each with the value that changes nothing.
-_FOR_SAMPLING = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
-_NEUTRAL = {"repetition_penalty": 1, "encoder_repetition_penalty": 1, "length_penalty": 1, "num_beams": 1}
+_FOR_SAMPLING = {"typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+_NEUTRAL = {"encoder_repetition_penalty": 1, "length_penalty": 1, "num_beams": 1}
 _NEUTRAL |= {"num_beam_groups": 1, "num_return_sequences": 1, "guidance_scale": 1}
 _NEUTRAL |= _FOR_SAMPLING
 
@@ -32,21 +36,19 @@ _NEUTRAL |= _FOR_SAMPLING
 class GenerationConfig:
     """What the file says, as far as this engine can do it.
 
-    temperature: 0 for the likeliest token. max_tokens: None where it says nothing.
-    not_applied: fields that would change the text and that this engine does not have, as `top_p=0.9`.
+    given: fields of SamplingParams by name, those that it says something of; temperature 0 for the likeliest token.
+    not_applied: fields that would change the text and that this engine does not have, as `num_beams=4`.
     """
 
     source: str
     bos_token_ids: tuple[int, ...] = ()
     eos_token_ids: tuple[int, ...] = ()
-    temperature: float | None = None
-    max_tokens: int | None = None
+    given: Mapping[str, float] = field(default_factory=dict)
     not_applied: tuple[str, ...] = field(default=())
 
     def sampling_params(self) -> SamplingParams:
         """The file's defaults; SamplingParams' own for what it leaves open."""
-        given = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return SamplingParams(**self.given)  # type: ignore[arg-type]
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:
@@ -58,16 +60,39 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     if not path.is_file():
         return GenerationConfig(str(path))
     fields = Fields(read_json(path), str(path))
-    temperature = _temperature(fields)
+    given = _given(fields)
     fields.ids("pad_token_id")  # only checked: see _APPLIED
     return GenerationConfig(
         source=fields.source,
         bos_token_ids=fields.ids("bos_token_id"),
         eos_token_ids=fields.ids("eos_token_id"),
-        temperature=temperature,
-        max_tokens=fields.integer("max_new_tokens") if fields.has("max_new_tokens") else None,
-        not_applied=_not_applied(fields, greedy=temperature == 0),
+        given=given,
+        not_applied=_not_applied(fields, greedy=given.get("temperature") == 0),
     )
+
+
+def _given(fields: Fields) -> dict[str, float]:
+    """What the file says of sampling, under SamplingParams' names."""
+    given: dict[str, float] = {}
+    temperature = _temperature(fields)
+    if temperature is not None:
+        given["temperature"] = temperature
+    if fields.has("max_new_tokens"):
+        given["max_tokens"] = fields.integer("max_new_tokens")
+    for name in ("repetition_penalty", *(_SHAPE if temperature != 0 else ())):
+        if fields.has(name):
+            given[name] = _checked(fields, name)
+    return given
+
+
+def _checked(fields: Fields, name: str) -> float:
+    """A field that has the same name and meaning in SamplingParams, which knows its range."""
+    value: float = fields.values[name]
+    try:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    except ParamsError as error:
+        raise ModelError(f"{fields.source}: {error}") from None
+    return value
 
 
 def _temperature(fields: Fields) -> float | None:
@@ -90,5 +115,5 @@ def _not_applied(fields: Fields, greedy: bool) -> tuple[str, ...]:
 def _is_neutral(name: str, value: Any) -> bool:
     """Whether the field changes nothing; one that is not known does if it is set at all."""
     if name in _NEUTRAL:
-        return value in (None, _NEUTRAL[name]) or (name == "top_k" and value == -1)
+        return value in (None, _NEUTRAL[name])
     return not value

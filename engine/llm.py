@@ -34,6 +34,7 @@ from engine.model_files import local_tokenizer
 from engine.model_source import LoadFormat, open_model
 from engine.models import llama
 from engine.outputs import CompletionOutput, Metrics, RequestOutput, StreamEvent
+from engine.params_for_model import params_for_model
 from engine.progress import Progress, silent
 from engine.prompts import EncodedPrompt, PromptEncoder
 from engine.request import Request
@@ -176,7 +177,7 @@ class LLM:
         return engine_config.kv_bytes_per_token(self.config)
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What the model's generation_config.json asks for, where it has one: temperature and max_tokens.
+        """What the model's generation_config.json asks for, where it has one.
 
         Warns once of fields there that would change the text and that this engine does not have.
         """
@@ -325,7 +326,8 @@ class LLM:
         output = RequestOutput(
             str(index), prompt.text, ids, [CompletionOutput()], False, Metrics(prompt_tokens=len(ids))
         )
-        return [Answer(index, output, params, IncrementalDecoder(self.tokenizer), self._stop_ids)]
+        decoder = IncrementalDecoder(self.tokenizer, params.skip_special_tokens)
+        return [Answer(index, output, params, decoder, self._stop_ids)]
 
     def abort_request(self, index: int) -> None:
         """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""
@@ -352,9 +354,9 @@ class LLM:
         return self.engine.score(Request(index, prompt.token_ids, params, answer), decode_from)
 
     def _fit(self, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
-        """max_tokens cut to what the context has room for, so that no more pages are promised than can be used."""
+        """The engine's copy: held against the model, and cut to what the context has room for."""
         room = self.engine_config.max_model_len - prompt_tokens
-        return replace(params, max_tokens=min(params.max_tokens, room))
+        return params_for_model(params, self.tokenizer, self.config.vocab_size, room)
 
     def close(self) -> None:
         """Free everything on the device. A second time is no error."""

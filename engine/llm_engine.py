@@ -133,16 +133,18 @@ class LLMEngine:
         chosen = [*zip(batch.decodes, tokens)]  # noqa: B905
         prefills = zip(batch.prefills, tokens[len(chosen) :], strict=True)
         chosen += [(piece.request, token) for piece, token in prefills if piece.samples]
-        return [self._advance(request, token) for request, token in chosen if not request.answer.finished]
+        events = [self._advance(request, token) for request, token in chosen if not request.answer.finished]
+        return [event for event in events if event is not None]
 
-    def _advance(self, request: Request, token: int) -> StreamEvent:
+    def _advance(self, request: Request, token: int) -> StreamEvent | None:
         request.token_ids.append(token)
         event = request.answer.append(token)
-        if event.finished:
+        if request.answer.finished:
+            prompt = request.answer.index
             self.scheduler.finish(request)
-            self._live[event.index].remove(request)
-            if not self._live[event.index]:
-                del self._live[event.index]
+            self._live[prompt].remove(request)
+            if not self._live[prompt]:
+                del self._live[prompt]
         return event
 
     def _check_alive(self) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
+@dataclass(frozen=True)
+class Logprob:
+    """A token's natural log-probability, its rank (1 for the likeliest of all), and its text alone."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 @dataclass
 class CompletionOutput:
     """One generated text.
 
-    finish_reason: `stop` (a stop token), `length` (max_tokens or the context), `abort`, `error`, None so far.
-    stop_reason: what failed, after `error`.
+    finish_reason: `stop` (a stop token or text), `length` (max_tokens or the context), `abort`, None so far.
+    stop_reason: the token of stop_token_ids or the text of `stop` that ended it; None for the model's own end token.
+    logprobs: for each token its Logprob and those of the likeliest, by id. cumulative_logprob: the sum over the tokens.
     """
 
     index: int = 0
@@ -18,6 +28,8 @@ class CompletionOutput:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    cumulative_logprob: float | None = None
 
 
 @dataclass
@@ -38,7 +50,10 @@ class Metrics:
 
 @dataclass
 class RequestOutput:
-    """A request's answer so far; whole once `finished`."""
+    """A request's answers so far, n of them; whole once `finished`.
+
+    prompt_logprobs: for each token of the prompt as CompletionOutput.logprobs; None for the first: nothing predicts it.
+    """
 
     request_id: str
     prompt: str | None
@@ -46,6 +61,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     metrics: Metrics
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Request:
         self.index, self.params, self.answer, self.priority = index, params, answer, priority
         self.token_ids = list(prompt_ids)
         self.num_prompt_tokens = self.num_tokens = len(prompt_ids)
+        assert params.max_tokens is not None, "max_tokens is open: params_for_model settles it"
         self.max_total_tokens = self.num_prompt_tokens + params.max_tokens
         self.num_computed = self.room = self.step_row = 0
         self.row = self.prompt_step = -1

@@ -63,6 +63,7 @@ class Tokenizer:
         self.backend, self.name, self.special_tokens = backend, name, dict(special_tokens)
         self.backend.no_truncation()  # a tokenizer.json may carry the settings of its training run
         self.backend.no_padding()
+        self._token_texts: dict[int, str] = {}
         self.bos_token_id = self._id_of("bos_token")
         eos = self._id_of("eos_token")
         self.eos_token_ids = () if eos is None else (eos,)
@@ -104,6 +105,13 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         """The id that ends a text, under the name that scripts know from transformers."""
         return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token alone, special ones too. Kept: log-probabilities ask for the same ones again."""
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self._token_texts[token_id] = self.decode([token_id], skip_special_tokens=False)
+        return text
 
     def template(self, source: str | None = None) -> ChatTemplate:
         """The model's chat template, or `source` in its place. Raises ModelError for none, or a broken one."""

@@ -27,30 +27,30 @@ def read(folder: Path, values: dict[str, Any]) -> GenerationConfig:
 
 
 @pytest.mark.parametrize(
-    ("values", "temperature", "max_tokens", "not_applied"),
+    ("values", "given", "not_applied"),
     [
-        ({}, 1.0, 16, ()),
-        (LLAMA_3_2, 0.6, 16, ("top_p=0.9",)),
-        (LLAMA_2, 0.9, 16, ("max_length=4096", "top_p=0.6")),
-        (SMOLLM2, 1.0, 16, ()),
-        ({"temperature": 0.7, "max_new_tokens": 512}, 0.7, 512, ()),
-        ({"temperature": 0}, 0.0, 16, ()),
-        ({"temperature": None, "do_sample": None}, 1.0, 16, ()),
-        ({"do_sample": False, "temperature": 0.7, "top_p": 0.9, "top_k": 20}, 0.0, 16, ()),
-        ({"do_sample": False, "repetition_penalty": 1.1}, 0.0, 16, ("repetition_penalty=1.1",)),
-        ({"do_sample": True, "top_k": 20, "min_p": 0.05}, 1.0, 16, ("top_k=20", "min_p=0.05")),
-        ({"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}, 1.0, 16, ()),
-        ({"top_k": -1, "typical_p": 1, "suppress_tokens": [], "stop_strings": None}, 1.0, 16, ()),
-        ({"stop_strings": ["###"], "num_beams": 4}, 1.0, 16, ('stop_strings=["###"]', "num_beams=4")),
-        ({"top_p": 0, "repetition_penalty": 0}, 1.0, 16, ("top_p=0", "repetition_penalty=0")),
-        ({"some_new_field": 3, "another": False}, 1.0, 16, ("some_new_field=3",)),
+        ({}, {}, ()),
+        (LLAMA_3_2, {"temperature": 0.6, "top_p": 0.9}, ()),
+        (LLAMA_2, {"temperature": 0.9, "top_p": 0.6}, ("max_length=4096",)),
+        (SMOLLM2, {}, ()),
+        ({"temperature": 0.7, "max_new_tokens": 512}, {"temperature": 0.7, "max_tokens": 512}, ()),
+        ({"temperature": 0}, {"temperature": 0.0}, ()),
+        ({"temperature": None, "do_sample": None, "top_p": None}, {}, ()),
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.9, "top_k": 20}, {"temperature": 0.0}, ()),
+        ({"do_sample": False, "repetition_penalty": 1.1}, {"temperature": 0.0, "repetition_penalty": 1.1}, ()),
+        ({"do_sample": True, "top_k": 20, "min_p": 0.05}, {"top_k": 20, "min_p": 0.05}, ()),
+        ({"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}, {}, ()),
+        ({"top_k": -1, "typical_p": 1, "suppress_tokens": [], "stop_strings": None}, {"top_k": -1}, ()),
+        ({"stop_strings": ["###"], "num_beams": 4}, {}, ('stop_strings=["###"]', "num_beams=4")),
+        ({"do_sample": False, "typical_p": 0.5}, {"temperature": 0.0}, ()),
+        ({"some_new_field": 3, "another": False}, {}, ("some_new_field=3",)),
     ],
 )
 def test_defaults_and_what_is_not_applied(
-    tmp_path: Path, values: dict[str, Any], temperature: float, max_tokens: int, not_applied: tuple[str, ...]
+    tmp_path: Path, values: dict[str, Any], given: dict[str, Any], not_applied: tuple[str, ...]
 ) -> None:
     config = read(tmp_path, values)
-    assert config.sampling_params() == SamplingParams(temperature=temperature, max_tokens=max_tokens)
+    assert config.sampling_params() == SamplingParams(**given)
     assert config.not_applied == not_applied
 
 
@@ -61,7 +61,7 @@ def test_no_file_says_nothing(tmp_path: Path) -> None:
 
 def test_what_sampling_params_gain_must_be_applied() -> None:
     """A field that SamplingParams gets one day must no longer be told as not applied."""
-    named = {"top_k", "top_p", "min_p", "repetition_penalty"}
+    named = {"typical_p", "epsilon_cutoff", "eta_cutoff", "suppress_tokens", "no_repeat_ngram_size", "stop_strings"}
     assert not named & {field.name for field in dataclasses.fields(SamplingParams)}, "apply it in generation_config.py"
 
 
@@ -78,6 +78,11 @@ def test_what_sampling_params_gain_must_be_applied() -> None:
         ({"max_new_tokens": 2.5}, r"max_new_tokens is 2\.5; expected a whole number"),
         ({"eos_token_id": "</s>"}, r'eos_token_id is "</s>"; expected a token id or a list'),
         ({"pad_token_id": -1}, r"pad_token_id is -1; expected a token id"),
+        ({"top_p": 0}, r"top_p must be above 0 and at most 1, not 0"),
+        ({"top_p": "most"}, r"top_p must be above 0 and at most 1, not 'most'"),
+        ({"top_k": 1.5}, r"top_k must be a whole number, at least -1, not 1\.5"),
+        ({"repetition_penalty": 0}, r"repetition_penalty must be a positive number, not 0"),
+        ({"min_p": 2}, r"min_p must be between 0 and 1, not 2"),
         ({"bos_token_id": {}}, r"bos_token_id is \{\}; expected a token id"),
     ],
 )
