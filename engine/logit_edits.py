@@ -31,15 +31,19 @@ class LogitEdits:
         self._columns: dict[str, NDArray] = {name: np.empty(16, dtype) for name, dtype in _COLUMNS.items()}
         self._counts: dict[int, int] = {}  # of the answer's tokens
         for token, bias in (params.logit_bias or {}).items():
-            self._columns["biases"][self._row(token)] = bias
+            self._set("biases", token, bias)
         if params.repetition_penalty != 1:
             for token in dict.fromkeys(prompt_ids):
-                self._columns["divisors"][self._row(token)] = params.repetition_penalty
-        self._ends = [self._row(t) for t in sorted({*stop_ids, *(params.stop_token_ids or ())})] * bool(
-            params.min_tokens
-        )
+                self._set("divisors", token, params.repetition_penalty)
+        ends = sorted({*stop_ids, *(params.stop_token_ids or ())}) if params.min_tokens else []
+        self._ends = [self._row(token) for token in ends]
         self._words = [(list(word[:-1]), self._row(word[-1])) for word in params.bad_words_token_ids if word]
         self._always = bool(params.logit_bias) or params.penalises
+        self._banned: list[int] = []  # rows, by the last `prepare`
+
+    def _set(self, column: str, token: int, value: float) -> None:
+        row = self._row(token)  # first: a new row may move the columns
+        self._columns[column][row] = value
 
     def _row(self, token: int) -> int:
         """The row of a token; a new one changes nothing."""
@@ -65,10 +69,10 @@ class LogitEdits:
         return len(self._row_of) if self._always or self._banned else 0
 
     def _penalise(self, token: int) -> None:
-        params, row = self._params, self._row(token)
+        params = self._params
         count = self._counts[token] = self._counts.get(token, 0) + 1
-        self._columns["divisors"][row] = params.repetition_penalty
-        self._columns["penalties"][row] = params.frequency_penalty * count + params.presence_penalty
+        self._set("divisors", token, params.repetition_penalty)
+        self._set("penalties", token, params.frequency_penalty * count + params.presence_penalty)
 
     def _banned_rows(self, token_ids: Sequence[int], generated: int) -> list[int]:
         """End tokens before min_tokens, and tokens that would complete a bad word within the answer."""

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 8  # prompts at once; more wait for their turn
 
+# Options with the name and the meaning of a field of SamplingParams.
+SAMPLING_OPTIONS = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "min_tokens", "stop", "ignore_eos",
+)  # fmt: skip
+
 EXAMPLES = """\
   python -m tools.generate "Why is the sky blue?"
   python -m tools.generate --raw --max-tokens 8 "The capital of France is"
@@ -29,6 +35,9 @@ EXAMPLES = """\
   git diff | python -m tools.generate --max-tokens 400          # the prompt is what comes in
   python -m tools.generate --model ~/Llama-3.2-1B-Instruct --temperature 0.7 --seed 3 "Tell me a story."
   python -m tools.generate --model meta-llama/Llama-3.2-1B-Instruct "Hello"     # from the Hugging Face hub
+  python -m tools.generate --temperature 0.8 --top-p 0.9 --top-k 40 --min-p 0.02 --seed 3 "Tell me a story."
+  python -m tools.generate --repetition-penalty 1.1 --bad-word sky "Why is the sky blue?"
+  python -m tools.generate --raw --stop "." --stop ";" --min-tokens 3 "The capital of France is"
   python -m tools.generate --trace calls.jsonl "Hello"          # every driver call, one JSON object a line
 """
 
@@ -49,20 +58,38 @@ def make_parser() -> cli.Parser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: its main branch)")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="stop after N (default: 256)")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="0 (default): the likeliest token each time, the same answer each run; above 0: sample",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="for --temperature above 0: same seed, same answer (default: 0)"
-    )
     parser.add_argument("--max-model-len", type=int, metavar="N", help="tokens of prompt and answer to keep room for")
     parser.add_argument("--json", action="store_true", help="print one JSON object when all is done")
+    add_sampling_options(parser)
     cli.add_common_options(parser)
     return parser
+
+
+def add_sampling_options(parser: cli.Parser) -> None:
+    """The options that say how tokens are chosen and what ends an answer. SamplingParams knows their ranges."""
+    group = parser.add_argument_group("how each token is chosen, and what ends the answer")
+
+    def number(option: str, default: float, metavar: str, text: str) -> None:
+        kind = type(default)
+        group.add_argument(option, type=kind, default=default, metavar=metavar, help=f"{text} (default: {default})")
+
+    number("--temperature", 0.0, "T", "0: the likeliest token, the same answer each run; above 0: sample")
+    number("--top-p", 1.0, "P", "sample from the likeliest tokens that together have probability P")
+    number("--top-k", 0, "K", "sample from the K likeliest tokens; 0: from all")
+    number("--min-p", 0.0, "P", "sample from tokens at least P times as probable as the likeliest")
+    number("--seed", 0, "N", "for --temperature above 0: same seed, same answer")
+    number("--repetition-penalty", 1.0, "R", "above 1: tokens of prompt and answer become less likely")
+    number("--presence-penalty", 0.0, "X", "above 0: tokens that the answer has become less likely")
+    number("--frequency-penalty", 0.0, "X", "above 0: the more often the answer has a token, the less likely")
+    number("--min-tokens", 0, "N", "nothing ends the answer before it has N tokens")
+    for option, text in (
+        ("--stop", "end before this text; may be given several times"),
+        ("--bad-word", "a text that must not appear in the answer; may be given several times"),
+    ):
+        group.add_argument(option, action="append", default=[], metavar="TEXT", help=text)
+    group.add_argument(
+        "--ignore-eos", action="store_true", help="go on to --max-tokens: nothing of the model's ends it"
+    )
 
 
 def read_prompts(prompts: Sequence[str]) -> list[str]:
@@ -101,10 +128,16 @@ def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
     """What the options say of sampling. SamplingParams knows the ranges; outside them an option is wrong."""
     from engine import SamplingParams
 
+    given = {name: getattr(arguments, name) for name in SAMPLING_OPTIONS}
     try:
-        return SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens, seed=arguments.seed)
+        params = SamplingParams(**given, bad_words=arguments.bad_word)
     except ValueError as error:
         raise cli.UsageError(str(error)) from None
+    for name in ("top_p", "top_k", "min_p"):
+        if params.temperature == 0 and getattr(params, name) != getattr(SamplingParams(), name):
+            option = f"--{name.replace('_', '-')}"
+            raise cli.UsageError(f"{option} needs --temperature above 0: without it the likeliest token is taken")
+    return params
 
 
 def choose_device(arguments: argparse.Namespace) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bindings.errors import CutawayError
+from engine.sampling_params import SamplingParams
 from tools import generate
 
 ANSWERS = {"sky": ["The sky", " is", " blue é."], "fruit": ["An", " apple."]}
@@ -86,6 +87,59 @@ def test_options_reach_the_engine(llm: FakeLLM) -> None:
     assert generate.main(["--max-tokens", "5", "--temperature", "0.5", "--seed", "9", "sky ?"]) == 0
     params = llm.asked["params"]
     assert (params.max_tokens, params.temperature, params.seed) == (5, 0.5, 9)
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "field", "expected"),
+    [
+        ("--max-tokens", ["5"], "max_tokens", 5),
+        ("--temperature", ["0.5"], "temperature", 0.5),
+        ("--seed", ["9"], "seed", 9),
+        ("--repetition-penalty", ["1.1"], "repetition_penalty", 1.1),
+        ("--presence-penalty", ["-1"], "presence_penalty", -1.0),
+        ("--frequency-penalty", ["0.5"], "frequency_penalty", 0.5),
+        ("--min-tokens", ["3"], "min_tokens", 3),
+        ("--stop", [".", "a b"], "stop", (".", "a b")),
+        ("--bad-word", ["sky", "blue"], "bad_words", ("sky", "blue")),
+        ("--ignore-eos", [], "ignore_eos", True),
+    ],
+)
+def test_each_sampling_option_reaches_the_engine(
+    llm: FakeLLM, option: str, values: list[str], field: str, expected: Any
+) -> None:
+    given = [word for value in values for word in (option, value)] or [option]
+    assert generate.main([*given, "sky ?"]) == 0
+    changed = SamplingParams(**{"temperature": 0.0, "max_tokens": 256, "seed": 0, field: expected})
+    assert llm.asked["params"] == changed
+
+
+@pytest.mark.parametrize(("option", "field"), [("--top-p", "top_p"), ("--top-k", "top_k"), ("--min-p", "min_p")])
+def test_what_shapes_a_sample_reaches_the_engine_and_asks_for_a_temperature(
+    llm: FakeLLM, capsys: pytest.CaptureFixture[str], option: str, field: str
+) -> None:
+    assert generate.main([option, "1", "--temperature", "0.5", "sky ?"]) == 0
+    assert getattr(llm.asked["params"], field) == 1
+    capsys.readouterr()
+    assert generate.main([option, "2" if option == "--top-k" else "0.5", "sky ?"]) == 2
+    line = f"{option} needs --temperature above 0: without it the likeliest token is taken"
+    assert capsys.readouterr().err == f"cutaway generate: error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--top-p", "0"], "top_p must be above 0 and at most 1, not 0.0"),
+        (["--top-k", "-2"], "top_k must be a whole number, at least -1, not -2"),
+        (["--stop", ""], "stop must be a text or several, none of them empty, not ('',)"),
+        (["--min-tokens", "300"], "min_tokens must be at most max_tokens (256), not 300"),
+        (["--top-k", "few"], "argument --top-k: invalid int value: 'few' (see --help)"),
+    ],
+)
+def test_a_sampling_option_out_of_its_range_is_one_line(
+    llm: FakeLLM, capsys: pytest.CaptureFixture[str], argv: list[str], line: str
+) -> None:
+    assert generate.main([*argv, "sky ?"]) == 2
+    assert capsys.readouterr().err == f"cutaway generate: error: {line}\n" and not llm.asked
 
 
 def test_batch_prints_each_answer_whole(llm: FakeLLM, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +228,7 @@ def test_no_prompt_on_a_terminal(
         ("--temperature", "-0.1", "temperature"),
         ("--temperature", "nan", "temperature"),
         ("--temperature", "inf", "temperature"),
-        ("--seed", "-1", "seed"),
+        ("--seed", "-2", "seed"),
         ("--seed", str(2**64), "seed"),
     ],
 )
