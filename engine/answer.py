@@ -87,9 +87,16 @@ class Answer:
         return self._event()
 
     def abort(self) -> StreamEvent:
-        """End the answer as it stands."""
-        self._end("abort", None)
+        """End it as it stands: its request was dropped."""
+        return self._break_off("abort", None)
+
+    def fail(self, reason: str) -> StreamEvent:
+        """End it as it stands: the device failed."""
+        return self._break_off("error", reason)
+
+    def _break_off(self, finish_reason: str, stop_reason: str | None) -> StreamEvent:
         self._close()
+        self._end(finish_reason, stop_reason)
         return self._event()
 
     def _end(self, reason: str, stop_reason: int | str | None) -> None:
@@ -124,10 +131,10 @@ class Answer:
                 hidden = completion.finish_reason == "stop" and not self._params.include_stop_str_in_output
                 self._text = self._decoder.push(completion.token_ids[: len(completion.token_ids) - hidden])
             self._extend(self._decoder.finish())
-        self.output.finished = all(each.finish_reason for each in self.output.outputs)
 
     def _event(self) -> StreamEvent:
         ids, shown = self.completion.token_ids, self._shown
+        self.output.finished = self.finished and all(each.finish_reason for each in self.output.outputs)
         self._shown = max(shown, len(self._text) - (0 if self.finished else self._hold_back))
         self.completion.text = self._text if self.finished else self._text[: self._shown]
         new_ids, self._told = ids[self._told :], len(ids)

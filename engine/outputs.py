@@ -18,8 +18,10 @@ class Logprob:
 class CompletionOutput:
     """One generated text.
 
-    finish_reason: `stop` (a stop token or text), `length` (max_tokens or the context), `abort`, None so far.
-    stop_reason: the token of stop_token_ids or the text of `stop` that ended it; None for the model's own end token.
+    finish_reason: `stop` (a stop token or text), `length` (max_tokens or the context), `abort`, `error` (the device
+        failed), None so far.
+    stop_reason: the token of stop_token_ids or the text of `stop` that ended it (None for the model's own end token);
+        after `error` what failed.
     logprobs: for each token its Logprob and those of the likeliest, by id. cumulative_logprob: the sum over the tokens.
     """
 

@@ -92,7 +92,7 @@ class Sampler:
 
     def _seed_of(self, request: Request) -> int:
         """The n answers to a prompt differ in the upper half, requests without a seed of their own in the lower."""
-        seed = self._seed + request.index if request.params.seed is None else request.params.seed
+        seed = self._seed + request.answer.index if request.params.seed is None else request.params.seed
         return (seed + (request.answer.completion.index << 32)) % 2**64
 
     def is_plain(self, slots: NDArray[np.int32]) -> bool:

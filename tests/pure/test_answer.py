@@ -25,6 +25,23 @@ SENTENCEPIECE = tokenizer_from_gguf(GgufHeader(Path("tiny.gguf"), sentencepiece_
 each_tokenizer = pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["bytes", "pieces"])
 
 
+class CountingDecoder:
+    """One letter a token, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def push(self, ids: list[int]) -> str:
+        self.calls += 1
+        return "x" * len(ids)
+
+    def finish(self) -> str:
+        return ""
+
+    def token_text(self, token: int) -> str:
+        return str(token)
+
+
 def make(stop_ids: frozenset[int] = frozenset(), **params: Any) -> Answer:
     return answer(0, [1, 2], SamplingParams(**params), stop_ids)
 
@@ -127,30 +144,17 @@ def test_without_detokenize_there_is_no_text() -> None:
     assert event is not None and event.text == "" == made.completion.text and made.completion.token_ids == [5, 6]
 
 
-def test_an_aborted_answer_ends_as_it_stands() -> None:
-    made = make(max_tokens=8, stop="yyy")
+@pytest.mark.parametrize("failure", [None, "the device is gone"])
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_answer_that_is_broken_off_ends_as_it_stands(failure: str | None, streams: bool) -> None:
+    output = RequestOutput("0", None, [1], [CompletionOutput()], False, Metrics(1))
+    made = Answer(0, output, SamplingParams(max_tokens=8, stop="yyy"), CountingDecoder(), streams=streams)
     made.append(5)
     assert made.completion.text == ""
-    event = made.abort()
+    event = made.fail(failure) if failure else made.abort()
     assert event.finished and event.text == "x" == made.completion.text and event.output.finished
-    assert made.completion.finish_reason == "abort"
-
-
-class CountingDecoder:
-    """One letter a token, and how often it was asked."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def push(self, ids: list[int]) -> str:
-        self.calls += 1
-        return "x" * len(ids)
-
-    def finish(self) -> str:
-        return ""
-
-    def token_text(self, token: int) -> str:
-        return str(token)
+    assert made.completion.finish_reason == ("error" if failure else "abort")
+    assert made.completion.stop_reason == failure
 
 
 def test_an_answer_that_nobody_reads_along_is_decoded_once_and_told_once() -> None:
