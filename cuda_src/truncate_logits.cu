@@ -14,7 +14,9 @@
 //            found from the top down, 11 bits at a time (radix select): a histogram of the digit over the keys
 //            that agree so far, then the highest bin above which there is not enough yet. For top-k a bin
 //            counts tokens, for top-p it adds up their mass. Three passes each over a row, which lies in L2.
-//            Mass is summed in integers of 2^-40: any order of the additions gives the same bits.
+//            Mass is summed in integers of 2^-40: any order of the additions gives the same bits. A bin has three
+//            limbs of 14 bits, each summed in a word of 32: shared memory adds these by itself, but 64 bits only by
+//            a loop of compare-and-swap, in which the many threads that meet in a few bins would wait for each other.
 // Bytes:     reads 4*S*V + 16*S, writes 4*S*V.
 // Source:    top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751; min-p:
 //            Nguyen et al. 2024, arXiv:2407.01082; radix select: Alabi et al. 2012.
@@ -28,13 +30,30 @@ constexpr int kBins = 1 << kDigitBits;
 constexpr int kBinsPerThread = kBins / BLOCK_THREADS;
 static_assert(kBins % BLOCK_THREADS == 0, "every thread owns as many bins");
 
+constexpr int kLimbs = 3;
+constexpr int kLimbBits = 14;  // so that 2^18 tokens, more than any vocabulary has, do not overflow a word
+
 // What a row is searched with: the histogram, and what its owner found, for all threads to read.
 struct Search {
-  uint64_t histogram[kBins];
+  uint32_t histogram[kLimbs][kBins];
   uint64_t warp_totals[kMaxWarps];
   uint64_t above;  // weight in the bins above the one that was found
   int bin;
 };
+
+__device__ inline void add_weight(Search& search, int bin, uint64_t weight) {
+#pragma unroll
+  for (int limb = 0; limb < kLimbs; ++limb) {
+    const uint32_t part = static_cast<uint32_t>(weight >> (limb * kLimbBits)) & ((1u << kLimbBits) - 1);
+    if (part > 0) atomicAdd(&search.histogram[limb][bin], part);  // most tokens have little mass: one limb
+  }
+}
+
+__device__ inline uint64_t weight_of(const Search& search, int bin) {
+  uint64_t weight = 0;
+  for (int limb = kLimbs - 1; limb >= 0; --limb) weight = (weight << kLimbBits) + search.histogram[limb][bin];
+  return weight;
+}
 
 // The bits of a float as an integer of the same order. Below every number: NaN, and -infinity, a masked token.
 __device__ inline uint32_t order_key(float value) {
@@ -82,13 +101,13 @@ __device__ inline uint64_t exclusive_scan(uint64_t value, uint64_t* warp_totals,
 template <typename Weight>
 __device__ inline void fill_histogram(Search& search, const float* row, int vocab, uint32_t floor,
                                       uint32_t prefix, int shift, int bits, Weight weight) {
-  for (int bin = threadIdx.x; bin < kBins; bin += BLOCK_THREADS) search.histogram[bin] = 0;
+  for (int i = threadIdx.x; i < kLimbs * kBins; i += BLOCK_THREADS) (&search.histogram[0][0])[i] = 0;
   __syncthreads();
   const uint64_t high = static_cast<uint64_t>(prefix) >> (shift + bits);
   for (int v = threadIdx.x; v < vocab; v += BLOCK_THREADS) {
     const uint32_t key = order_key(row[v]);
     if (key >= floor && static_cast<uint64_t>(key) >> (shift + bits) == high) {
-      atomicAdd(&search.histogram[key >> shift & ((1u << bits) - 1)], weight(row[v]));
+      add_weight(search, key >> shift & ((1u << bits) - 1), weight(row[v]));
     }
   }
   __syncthreads();
@@ -99,14 +118,14 @@ __device__ inline void fill_histogram(Search& search, const float* row, int voca
 __device__ inline uint64_t find_bin(Search& search, uint64_t above, uint64_t target, float fraction) {
   const int first = kBins - 1 - kBinsPerThread * static_cast<int>(threadIdx.x);  // thread 0 has the top bins
   uint64_t own = 0;
-  for (int i = 0; i < kBinsPerThread; ++i) own += search.histogram[first - i];
+  for (int i = 0; i < kBinsPerThread; ++i) own += weight_of(search, first - i);
   uint64_t total;
   uint64_t reached = above + exclusive_scan(own, search.warp_totals, &total);
   if (target == 0)
     target = max(static_cast<uint64_t>(1), static_cast<uint64_t>(fraction * static_cast<float>(total)));
   if (target > above + total) return 0;
   for (int i = 0; i < kBinsPerThread; ++i) {
-    const uint64_t with_bin = reached + search.histogram[first - i];
+    const uint64_t with_bin = reached + weight_of(search, first - i);
     if (reached < target && with_bin >= target) {
       search.bin = first - i;
       search.above = reached;

@@ -121,7 +121,7 @@ def test_context_longer_than_the_model_has(repository: Path, model: Path) -> Non
 
 
 def test_wrong_option(repository: Path) -> None:
-    assert_one_line(run(repository, "--max-tokens", "0", "Hello"), 2, "max_tokens must be at least 1")
+    assert_one_line(run(repository, "--max-tokens", "0", "Hello"), 2, "max_tokens must be a whole number, at least 1")
 
 
 @pytest.mark.cpu_device_only
