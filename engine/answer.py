@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from engine.logprobs import TokenLogprobs
@@ -85,6 +86,15 @@ class Answer:
         if self.finished:
             self._close()
         return self._event()
+
+    def add_prompt_logprobs(self, following: Sequence[int], logprobs: TokenLogprobs) -> None:
+        """Take a piece of the prompt's log-probabilities: a row for each of the tokens `following` its own.
+
+        Pieces come in the prompt's order. Nothing predicts the first token.
+        """
+        known = self.output.prompt_logprobs = self.output.prompt_logprobs or [None]
+        num_top, text = self._params.prompt_logprobs or 0, self._decoder.token_text
+        known += [logprobs.entries(row, token, num_top, text) for row, token in enumerate(following)]
 
     def abort(self) -> StreamEvent:
         """End it as it stands: its request was dropped."""

@@ -217,17 +217,28 @@ def test_several_answers_share_an_output_that_ends_with_the_last() -> None:
     assert event is not None and event.output.finished and event.completion == 1 and output.metrics.new_tokens == 4
 
 
+FOUND = TokenLogprobs(
+    chosen=np.array([-1.0, -3.0], np.float32),
+    ranks=np.array([1, 7], np.int32),
+    top_ids=np.array([[4, 5, 6], [4, 5, 6]], np.int32),
+    top_logprobs=np.array([[-1.0, -1.5, -2.0]] * 2, np.float32),
+)
+
+
+def test_logprobs_of_a_prompt_come_in_pieces() -> None:
+    output = RequestOutput("0", None, [1, 4, 9, 4], [CompletionOutput()], False, Metrics(1))
+    made = Answer(0, output, SamplingParams(prompt_logprobs=1), CountingDecoder())
+    made.add_prompt_logprobs([4, 9], FOUND)
+    made.add_prompt_logprobs([4], FOUND)
+    four = Logprob(-1.0, 1, "4")
+    assert output.prompt_logprobs == [None, {4: four}, {9: Logprob(-3.0, 7, "9"), 4: four}, {4: four}]
+
+
 def test_logprobs_are_kept_by_token_the_chosen_one_first() -> None:
     output = RequestOutput("0", None, [1], [CompletionOutput()], False, Metrics(1))
     made = Answer(0, output, SamplingParams(max_tokens=2, logprobs=2), CountingDecoder())
-    found = TokenLogprobs(
-        chosen=np.float32([-1.0, -3.0]),
-        ranks=np.int32([1, 7]),
-        top_ids=np.int32([[4, 5, 6], [4, 5, 6]]),
-        top_logprobs=np.float32([[-1.0, -1.5, -2.0]] * 2),
-    )
-    made.append(4, found, 0)
-    made.append(9, found, 1)
+    made.append(4, FOUND, 0)
+    made.append(9, FOUND, 1)
     four, five = Logprob(-1.0, 1, "4"), Logprob(-1.5, 2, "5")
     assert made.completion.logprobs == [{4: four, 5: five}, {9: Logprob(-3.0, 7, "9"), 4: four, 5: five}]
     assert list(made.completion.logprobs[1]) == [9, 4, 5] and made.completion.cumulative_logprob == -4.0

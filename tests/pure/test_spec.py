@@ -75,7 +75,7 @@ def test_parameters_match_the_kernels_signature(op, repository):
 @pytest.mark.parametrize("op", ops.ALL.values(), ids=lambda op: op.name)
 def test_bytes_and_flops_are_whole_numbers(op):
     sizes = {"T": 3, "S": 2, "H": 64, "NH": 4, "NKV": 2, "D": 64, "I": 128, "V": 100, "P": 9, "B": 16, "M": 4, "R": 32}
-    symbols = SimpleNamespace(**sizes, C=2, MAXQ=2, KV=40, N=7)
+    symbols = SimpleNamespace(**sizes, C=2, MAXQ=2, KV=40, N=7, E=5, K=1, W=4)
     assert op.bytes(symbols) > 0 and op.flops(symbols) >= 0
     assert isinstance(op.bytes(symbols), int) and isinstance(op.flops(symbols), int)
 
