@@ -63,11 +63,6 @@ class SamplingParams:
     # Filled in by params_for_model.py, whose tokenizer knows how bad_words may be spelled.
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether the choice of a token depends on which were chosen before it."""
-        return False
-
     def __post_init__(self) -> None:
         self.check_together()
 
