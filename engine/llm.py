@@ -270,7 +270,7 @@ class LLM:
         """The whole outputs, in the order of their prompts."""
         params, outputs = self._params_of_each(sampling_params, len(prompts)), {}
         with GenerationBar(use_tqdm, len(prompts)) as bar:
-            for number, event in self._run(prompts, params, priority):
+            for number, event in self._run(prompts, params, priority, streams=False):
                 if event.output.finished and number not in outputs:
                     outputs[number] = event.output
                     bar.finished(event.output)
@@ -288,13 +288,17 @@ class LLM:
         prompts: Sequence[EncodedPrompt],
         params: Sequence[SamplingParams],
         priority: Sequence[int] | None = None,
+        streams: bool = True,
     ) -> Generator[tuple[int, StreamEvent], None, None]:
-        """What happens to these prompts, each event with the number of its prompt, until all have ended."""
+        """What happens to these prompts, each event with the number of its prompt, until all have ended.
+
+        streams: whether somebody reads along (see `Answer`).
+        """
         priorities = [0] * len(prompts) if priority is None else one_each("priority", priority, int, len(prompts))
         waiting: dict[int, int] = {}  # request -> number of its prompt
         try:
             for number, prompt in enumerate(prompts):
-                waiting[self._add(prompt, params[number], priorities[number])] = number
+                waiting[self._add(prompt, params[number], priorities[number], streams)] = number
             while waiting and self.has_unfinished_requests:
                 # Without those of requests that were added with add_request; their outputs grow all the same.
                 events = [event for event in self.step() if event.index in waiting]
@@ -315,19 +319,20 @@ class LLM:
         encoded = self._encoder.encode_one(parse_prompt(prompt))
         return self._add(encoded, sampling_params or self.get_default_sampling_params(), priority)
 
-    def _add(self, prompt: EncodedPrompt, params: SamplingParams, priority: int) -> int:
+    def _add(self, prompt: EncodedPrompt, params: SamplingParams, priority: int, streams: bool = True) -> int:
         params, index = self._fit(params, len(prompt.token_ids)), self._next_index
-        self.engine.add_request(index, prompt.token_ids, params, self._answers(index, prompt, params), priority)
+        answers = self._answers(index, prompt, params, streams)
+        self.engine.add_request(index, prompt.token_ids, params, answers, priority)
         self._next_index += 1
         return index
 
-    def _answers(self, index: int, prompt: EncodedPrompt, params: SamplingParams) -> list[Answer]:
+    def _answers(self, index: int, prompt: EncodedPrompt, params: SamplingParams, streams: bool = True) -> list[Answer]:
         ids = prompt.token_ids
         output = RequestOutput(
             str(index), prompt.text, ids, [CompletionOutput()], False, Metrics(prompt_tokens=len(ids))
         )
         decoder = IncrementalDecoder(self.tokenizer, params.skip_special_tokens)
-        return [Answer(index, output, params, decoder, self._stop_ids)]
+        return [Answer(index, output, params, decoder, self._stop_ids, streams=streams)]
 
     def abort_request(self, index: int) -> None:
         """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""

@@ -255,6 +255,30 @@ def test_a_stop_token_ends_the_text(toy: str) -> None:
     assert free.finish_reason == "length"
 
 
+STOP_TEXTS = """
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="facebook/opt-125m")
+def text(**params):
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, **params)
+    return llm.generate("Hello", params)[0].outputs[0]
+
+free = text()
+stop = free.text[5:7]
+cut, kept, hidden = text(stop=[stop]), text(stop=stop, include_stop_str_in_output=True), text(detokenize=False)
+"""
+
+
+def test_a_stop_text_ends_the_answer(toy: str) -> None:
+    variables = run(STOP_TEXTS, toy)
+    free, stop, cut, kept = (variables[name] for name in ("free", "stop", "cut", "kept"))
+    at = free.text.index(stop)
+    assert cut.text == free.text[:at] and kept.text == free.text[:at] + stop
+    assert (cut.finish_reason, cut.stop_reason) == (kept.finish_reason, kept.stop_reason) == ("stop", stop)
+    assert (free.finish_reason, free.stop_reason) == ("length", None)
+    assert variables["hidden"].text == "" and variables["hidden"].token_ids == free.token_ids
+
+
 PRIORITY = """
 from vllm import LLM, SamplingParams
 
