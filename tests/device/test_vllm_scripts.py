@@ -279,6 +279,60 @@ def test_a_stop_text_ends_the_answer(toy: str) -> None:
     assert variables["hidden"].text == "" and variables["hidden"].token_ids == free.token_ids
 
 
+LOGPROBS = """
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="facebook/opt-125m")
+params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True, logprobs=3)
+for output in llm.generate(["Hello", "Once upon"], params):
+    for completion in output.outputs:
+        for token_id, entries in zip(completion.token_ids, completion.logprobs):
+            chosen = entries[token_id]
+            print(f"{chosen.decoded_token!r}: {chosen.logprob:.3f}, rank {chosen.rank}, of {len(entries)}")
+        print(completion.cumulative_logprob)
+"""
+
+
+def test_logprobs_of_each_token(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    completion = run(LOGPROBS, toy)["completion"]
+    chosen = [entries[token] for token, entries in zip(completion.token_ids, completion.logprobs, strict=True)]
+    assert completion.cumulative_logprob == sum(entry.logprob for entry in chosen)
+    assert all(
+        entry.rank == 1 and entry.logprob == max(e.logprob for e in entries.values()) <= 0
+        for entry, entries in zip(chosen, completion.logprobs, strict=True)
+    )
+    assert {len(entries) for entries in completion.logprobs} == {3}
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 12 and printed[-1] == str(completion.cumulative_logprob)
+
+
+EDITED = """
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="facebook/opt-125m")
+def ids(**params):
+    params = SamplingParams(max_tokens=8, ignore_eos=True, seed=1, **params)
+    return llm.generate("Hello", params)[0].outputs[0].token_ids
+
+free = ids(temperature=0)
+likeliest = ids(temperature=0.8, top_k=1)
+nucleus = ids(temperature=0.8, top_p=1e-6)
+allowed = ids(temperature=2.0, allowed_token_ids=[65, 66])
+(favourite,) = llm.get_tokenizer().encode("d")
+biased = ids(temperature=0, logit_bias={favourite: 100})
+banned = ids(temperature=0, logit_bias={favourite: 100}, bad_words=["d"])
+unrepeated = ids(temperature=0, presence_penalty=2.0, frequency_penalty=2.0, repetition_penalty=100.0)
+"""
+
+
+def test_sampling_parameters_by_their_names(toy: str) -> None:
+    v = run(EDITED, toy)
+    assert v["likeliest"] == v["nucleus"] == v["free"]
+    assert set(v["allowed"]) <= {65, 66} and v["biased"] == [v["favourite"]] * 8
+    assert v["favourite"] not in v["banned"]
+    assert len(set(v["unrepeated"])) == 8
+
+
 PRIORITY = """
 from vllm import LLM, SamplingParams
 
