@@ -327,12 +327,14 @@ class LLM:
         return index
 
     def _answers(self, index: int, prompt: EncodedPrompt, params: SamplingParams, streams: bool = True) -> list[Answer]:
-        ids = prompt.token_ids
-        output = RequestOutput(
-            str(index), prompt.text, ids, [CompletionOutput()], False, Metrics(prompt_tokens=len(ids))
-        )
-        decoder = IncrementalDecoder(self.tokenizer, params.skip_special_tokens)
-        return [Answer(index, output, params, decoder, self._stop_ids, streams=streams)]
+        """The n answers to a prompt, together in one output."""
+        ids, completions = prompt.token_ids, [CompletionOutput(number) for number in range(params.n)]
+        output = RequestOutput(str(index), prompt.text, ids, completions, False, Metrics(prompt_tokens=len(ids)))
+        decoders = [IncrementalDecoder(self.tokenizer, params.skip_special_tokens) for _ in completions]
+        return [
+            Answer(index, output, params, decoder, self._stop_ids, number, streams)
+            for number, decoder in enumerate(decoders)
+        ]
 
     def abort_request(self, index: int) -> None:
         """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""

@@ -333,6 +333,30 @@ def test_sampling_parameters_by_their_names(toy: str) -> None:
     assert len(set(v["unrepeated"])) == 8
 
 
+SEVERAL_ANSWERS = """
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="facebook/opt-125m")
+params = SamplingParams(n=3, temperature=5.0, max_tokens=8, ignore_eos=True, seed=5, logprobs=1)
+outputs = llm.generate(["Hello, my name is", "Once upon a time"], params)
+again = llm.generate(["Hello, my name is", "Once upon a time"], params)
+for output in outputs:
+    for completion in output.outputs:
+        print(f"{output.request_id} {completion.index}: {completion.text!r} {completion.cumulative_logprob:.2f}")
+"""
+
+
+def test_several_answers_to_one_prompt(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    variables = run(SEVERAL_ANSWERS, toy)
+    for output, again in zip(variables["outputs"], variables["again"], strict=True):
+        answers = [completion.token_ids for completion in output.outputs]
+        assert [completion.index for completion in output.outputs] == [0, 1, 2] and output.finished
+        assert len({tuple(ids) for ids in answers}) == 3 and {len(ids) for ids in answers} == {8}
+        assert all(len(completion.logprobs) == 8 for completion in output.outputs)
+        assert [completion.token_ids for completion in again.outputs] == answers
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
 PRIORITY = """
 from vllm import LLM, SamplingParams
 
