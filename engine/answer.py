@@ -87,6 +87,11 @@ class Answer:
             self._close()
         return self._event()
 
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """How many of the prompt's tokens are known to come after which: all up to here."""
+        return len(self.output.prompt_logprobs or [None]) - 1
+
     def add_prompt_logprobs(self, following: Sequence[int], logprobs: TokenLogprobs) -> None:
         """Take a piece of the prompt's log-probabilities: a row for each of the tokens `following` its own.
 

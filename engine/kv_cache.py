@@ -123,7 +123,7 @@ class KVCache:
 
     def _find_prefix(self, request: Request) -> list[int]:
         pages: list[int] = []
-        if not self.prefix_caching:
+        if not self.prefix_caching or request.params.prompt_logprobs is not None:  # which every token must run for
             return pages
         for number in range((len(request.token_ids) - 1) // self.page_size):
             page = self.pool.find(self._name(request, number))

@@ -126,7 +126,8 @@ class LLM:
             seqs, budget = self.engine_config.max_num_seqs, self.engine_config.max_num_batched_tokens
             scheduler = Scheduler(cache, seqs, budget, batching)
             shape = (self.device, self.config, weights, self.engine_config)
-            runner = build_runner(*shape, cache, seed, enforce_eager, deterministic)
+            self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
+            runner = build_runner(*shape, cache, seed, self._stop_ids, enforce_eager, deterministic)
             undo.callback(runner.close)
             lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
             self.engine = LLMEngine(scheduler, runner, lookahead)
@@ -137,7 +138,6 @@ class LLM:
         limit = self.engine_config.max_model_len
         self._encoder = PromptEncoder(self.tokenizer, self.config.vocab_size, limit)
         self._next_index, self._warned = 0, False
-        self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
 
     def _compile_kernels(self, progress: Progress) -> None:
         """Compile what the model needs on all cores, then load it: nothing may be loaded while a graph is captured."""

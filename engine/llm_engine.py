@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bindings.errors import CudaError
 from engine.answer import Answer
 from engine.errors import EngineDeadError, ModelError
+from engine.logprobs import TokenLogprobs
 from engine.outputs import StreamEvent
 from engine.request import Request
 from engine.sampling_params import SamplingParams
@@ -32,7 +33,10 @@ class RunningStep(Protocol):
         """What runs."""
 
     def tokens(self) -> list[int]:
-        """Wait for the step; the token that each piece of its batch chose."""
+        """Wait for the step; the token that each request of its batch chose."""
+
+    def logprobs(self) -> TokenLogprobs | None:
+        """Of these tokens, if a request wants some. Only after `tokens`."""
 
 
 class Runner(Protocol):
@@ -129,23 +133,25 @@ class LLMEngine:
         return 2
 
     def _collect(self, step: RunningStep) -> list[StreamEvent]:
-        tokens, batch = step.tokens(), step.batch
-        chosen = [*zip(batch.decodes, tokens)]  # noqa: B905
-        prefills = zip(batch.prefills, tokens[len(chosen) :], strict=True)
-        chosen += [(piece.request, token) for piece, token in prefills if piece.samples]
-        events = [self._advance(request, token) for request, token in chosen if not request.answer.finished]
-        return [event for event in events if event is not None]
+        tokens, logprobs, batch = step.tokens(), step.logprobs(), step.batch
+        chosen = [True] * len(batch.decodes) + [piece.samples for piece in batch.prefills]
+        events = []
+        for row, request in enumerate(batch.requests):
+            if chosen[row] and not request.answer.finished:  # it may have ended since
+                request.token_ids.append(tokens[row])
+                event = request.answer.append(tokens[row], logprobs, row)
+                if event is not None:
+                    events.append(event)
+                    if event.finished:
+                        self._end(request)
+        return events
 
-    def _advance(self, request: Request, token: int) -> StreamEvent | None:
-        request.token_ids.append(token)
-        event = request.answer.append(token)
-        if request.answer.finished:
-            prompt = request.answer.index
-            self.scheduler.finish(request)
-            self._live[prompt].remove(request)
-            if not self._live[prompt]:
-                del self._live[prompt]
-        return event
+    def _end(self, request: Request) -> None:
+        self.scheduler.finish(request)
+        index = request.answer.index
+        self._live[index].remove(request)
+        if not self._live[index]:
+            del self._live[index]
 
     def _check_alive(self) -> None:
         if self._death is not None:

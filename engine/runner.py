@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +20,23 @@ from bindings.device import Device, Event, Graph
 from bindings.dtypes import BF16, I32
 from bindings.errors import CudaError
 from bindings.trace import label
-from engine import ops
 from engine.config import ModelConfig
 from engine.engine_config import EngineConfig
 from engine.errors import out_of_memory_advice
 from engine.kv_cache import KVCache
+from engine.logprobs import PendingLogprobs, TokenLogprobs
 from engine.models import llama
 from engine.models.llama import Llama
-from engine.request import Request
+from engine.prompt_logprobs import PromptLogprobs
+from engine.sampler import Sampler
 from engine.scheduler import Batch
 from engine.staging import TWINS, Staging
 from engine.step import Step, StepBuffers
 from engine.step_times import StepTimes
 from engine.weights import LlamaWeights
+
+Draw = Literal["greedy", "sampled"] | None  # None: the sampler has more to do than to draw
+GraphKey = tuple[int, int, Draw]  # sequences, splits of a sequence, how tokens are drawn
 
 KV_ADVICE = "lower max_model_len (--max-model-len), kv_cache_bytes or max_num_seqs, or take a smaller model"
 ACTIVATIONS_ADVICE = "lower max_num_seqs, max_model_len (--max-model-len) or kv_cache_bytes, or take a smaller model"
@@ -40,14 +45,18 @@ ACTIVATIONS_ADVICE = "lower max_num_seqs, max_model_len (--max-model-len) or kv_
 class RunningStep:
     """A step that was given to the device."""
 
-    def __init__(self, batch: Batch, tokens: NDArray[np.int32], done: Event) -> None:
-        self.batch, self._tokens, self._done = batch, tokens, done
+    def __init__(self, batch: Batch, tokens: NDArray[np.int32], logprobs: PendingLogprobs | None, done: Event) -> None:
+        self.batch, self._tokens, self._logprobs, self._done = batch, tokens, logprobs, done
 
     def tokens(self) -> list[int]:
-        """Wait for the step; the token that each piece of its batch chose."""
+        """Wait for the step; the token that each request of its batch chose."""
         self._done.synchronize()
         tokens: list[int] = self._tokens.tolist()
         return tokens
+
+    def logprobs(self) -> TokenLogprobs | None:
+        """The log-probabilities of these tokens, if a request wants some. Only after `tokens`."""
+        return None if self._logprobs is None else self._logprobs.read()
 
 
 class Runner:
@@ -57,19 +66,19 @@ class Runner:
     """
 
     def __init__(
-        self, device: Device, model: Llama, cache: KVCache, buffers: StepBuffers, seed: int, enforce_eager: bool
+        self, device: Device, model: Llama, cache: KVCache, buffers: StepBuffers, sampler: Sampler, enforce_eager: bool
     ) -> None:
         self._device, self._model, self._cache, self._buffers = device, model, cache, buffers
-        self._seed, self._enforce_eager = seed, enforce_eager
-        self._stream = model.stream
+        self._sampler, self._enforce_eager, self._stream = sampler, enforce_eager, model.stream
+        self._prompt_logprobs = PromptLogprobs(device, model, sampler)
         self._chosen = model.scratch.chosen
         max_seqs = self._chosen.shape[0]
         self._buckets = graph_buckets(max_seqs)
         self._chosen_host = [device.alloc_host(4 * max_seqs, f"chosen.host.{i}") for i in range(TWINS)]
         self._done = [Event(timing=False) for _ in range(TWINS)]
         self._copies = Staging(device, "copies", [(name, I32, (max_seqs,)) for name in ("sources", "targets")])
-        self._graphs: dict[tuple[int, int, bool], Graph] = {}
-        self._warm: set[tuple[int, int, bool]] = set()
+        self._graphs: dict[GraphKey, Graph] = {}
+        self._warm: set[GraphKey] = set()
         self._steps = 0
         self.times: StepTimes | None = None  # where somebody watches how long steps take
 
@@ -79,12 +88,16 @@ class Runner:
         kind = " + ".join(name for name in ("decode", "prefill") if getattr(batch, f"{name}s"))
         with label(f"step {self._steps}"), label(kind):
             with self.times.host_work() if self.times else nullcontext():
+                for request in batch.joined:
+                    self._sampler.assign(request)
                 step = self._fill(batch)
             with self._timed(batch, step):
                 self._copy_pages(batch)
                 self._buffers.upload(step, self._stream)
-                self._run(step)
-            return self._bring_back(batch, step)
+                logprobs = self._run(step)
+            running = self._bring_back(batch, logprobs)
+            self._prompt_logprobs.collect(batch.prefills, step.decode.num_seqs)
+            return running
 
     def _timed(self, batch: Batch, step: Step) -> AbstractContextManager[None]:
         if self.times is None:
@@ -110,46 +123,51 @@ class Runner:
         decodes = len(batch.decodes)
         if decodes and not batch.prefills and not self._enforce_eager:
             decodes = self._buckets[bisect_left(self._buckets, decodes)]
-        seeds = [self._seed_of(request) for request in batch.requests]
-        return self._buffers.fill(batch, self._cache, decodes, seeds)
+        return self._buffers.fill(batch, self._cache, self._sampler.by_row, decodes)
 
-    def _seed_of(self, request: Request) -> int:
-        """The answers to one prompt differ in the upper half, requests without a seed of their own in the lower."""
-        seed = self._seed + request.answer.index if request.params.seed is None else request.params.seed
-        return (seed + (request.answer.completion.index << 32)) % 2**64
+    def _run(self, step: Step) -> PendingLogprobs | None:
+        """The model, then the choice of tokens: in a graph with it where that is no more than a draw."""
+        draw: Draw = None
+        if self._sampler.is_plain(step.rows):
+            draw = "greedy" if self._sampler.is_greedy(step.rows) else "sampled"
+        if step.is_decode and not self._enforce_eager:
+            self._replay(step, draw)
+        else:
+            self._forward(step, draw)
+        return None if draw else self._sample(step)
 
-    def _run(self, step: Step) -> None:
+    def _replay(self, step: Step, draw: Draw) -> None:
         """Replay the step's graph, or capture it. The first step of a shape runs eagerly: it loads what is lazy."""
-        key = step.graph_key
-        if not step.is_decode or self._enforce_eager:
-            self._forward_and_sample(step)
-        elif key in self._graphs:
+        key = step.num_seqs, step.num_splits, draw
+        if key in self._graphs:
             self._graphs[key].launch(self._stream)
         elif key in self._warm:
             with self._stream.capture() as graph:
-                self._forward_and_sample(step)
+                self._forward(step, draw)
             self._graphs[key] = graph
             graph.launch(self._stream)
         else:
             self._warm.add(key)
-            self._forward_and_sample(step)
+            self._forward(step, draw)
 
-    def _forward_and_sample(self, step: Step) -> None:
+    def _forward(self, step: Step, draw: Draw) -> None:
         logits = self._model.forward(step)
-        chosen = self._chosen[0 : step.num_seqs]
-        with label("sample"):
-            if step.greedy:
-                ops.ARGMAX(self._stream, token_ids=chosen, logits=logits)
-            else:
-                keys = {**step.parameters, "positions": step.seq_lens}
-                ops.GUMBEL_SAMPLE(self._stream, token_ids=chosen, logits=logits, **keys)  # type: ignore[arg-type]
+        if draw:
+            with label("sample"):
+                self._sampler.draw(self._chosen[0 : step.num_seqs], logits, step.parameters, draw == "greedy")
 
-    def _bring_back(self, batch: Batch, step: Step) -> RunningStep:
+    def _sample(self, step: Step) -> PendingLogprobs | None:
+        """Of the sequences alone that do not just fill the step up."""
+        count = len(step.rows)
+        logits, parameters = self._model.scratch.logits[0:count], self._buffers.parameters(count)
+        return self._sampler.sample(self._chosen[0:count], logits, parameters, step.rows, step.next_positions)
+
+    def _bring_back(self, batch: Batch, logprobs: PendingLogprobs | None) -> RunningStep:
         """Start the copy of the chosen tokens to the host."""
-        host, done = self._chosen_host[self._steps % TWINS], self._done[self._steps % TWINS]
-        self._device.copy_out_async(host.address, self._chosen.address, 4 * step.num_seqs, self._stream)
+        host, done, count = self._chosen_host[self._steps % TWINS], self._done[self._steps % TWINS], len(batch)
+        self._device.copy_out_async(host.address, self._chosen.address, 4 * count, self._stream)
         self._stream.record(done)
-        return RunningStep(batch, host.numpy(I32, (len(batch),)), done)
+        return RunningStep(batch, host.numpy(I32, (count,)), logprobs, done)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Run one step of a single request and return the logits f32[T, V] of all its rows, for tests and scoring."""
@@ -172,6 +190,7 @@ class Runner:
         for event, host in zip(self._done, self._chosen_host, strict=True):
             event.close()
             host.free()
+        self._sampler.close()
         self._copies.free()
         self._buffers.free()
         self._model.blas.close()
@@ -179,9 +198,12 @@ class Runner:
 
 def build_runner(
     device: Device, config: ModelConfig, weights: LlamaWeights, limits: EngineConfig, cache: KVCache,
-    seed: int, enforce_eager: bool, deterministic: bool = False,
+    seed: int, stop_ids: frozenset[int], enforce_eager: bool, deterministic: bool = False,
 ) -> Runner:  # fmt: skip
-    """Allocate the KV pages and all else that steps within `limits` need. Raises OutOfMemory with what to lower."""
+    """Allocate the KV pages and all else that steps within `limits` need. Raises OutOfMemory with what to lower.
+
+    seed: for requests that bring none. stop_ids: the model's own end tokens.
+    """
     shape = (2 * config.num_layers, limits.num_pages, config.num_kv_heads, limits.page_size, config.head_dim)
     with out_of_memory_advice(KV_ADVICE):
         kv_pages = device.empty(shape, BF16, "kv_pages")
@@ -190,7 +212,8 @@ def build_runner(
         model = llama.build(device, device.stream, config, weights, kv_pages, *sizes, longest, deterministic)
         undo.callback(model.blas.close)
         buffers = StepBuffers(device, *sizes, longest, limits.page_size)
-        runner = Runner(device, model, cache, buffers, seed, enforce_eager)
+        sampler = Sampler(device, device.stream, limits.max_num_seqs, config.vocab_size, seed, stop_ids)
+        runner = Runner(device, model, cache, buffers, sampler, enforce_eager)
         undo.pop_all()
         return runner
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bindings.device import Device, Stream
-from bindings.dtypes import F32, I32, U32
+from bindings.dtypes import F32, I32, U32, U64
 from bindings.tensor import Tensor
 from bindings.trace import label
 from engine import ops
@@ -29,15 +29,15 @@ from engine.request import Request
 from engine.step_lists import StepLists
 
 # For the kernels, under their arguments' names: what the runner gathers for a step's sequences.
-FOR_KERNELS = {"seeds": "u8", "temperature": "f4", "top_k": "i4", "top_p": "f4", "min_p": "f4"}
+FOR_KERNELS = {"seeds": U64, "temperature": F32, "top_k": I32, "top_p": F32, "min_p": F32}
 # For the host, to see at once which kernels a step needs. logprobs: -1 where none are wanted.
 FOR_HOST = {"plain": "?", "truncates": "?", "edits": "?", "allows": "?", "logprobs": "i4"}
-BY_SLOT = FOR_KERNELS | FOR_HOST
+BY_ROW = {name: dtype.carrier for name, dtype in FOR_KERNELS.items()} | FOR_HOST
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The values of `Sampler.by_slot` for the S sequences of a step, on the device.
+    """The values of `Sampler.by_row` for the S sequences of a step, on the device.
 
     positions: where the new token will stand, which is the length of the sequence before it.
     """
@@ -53,7 +53,7 @@ class Parameters:
 class Sampler:
     """For steps of up to `max_seqs` sequences. `seed`: for requests that bring none; `stop_ids`: the model's own.
 
-    `by_slot` holds what is constant for a running request: an array [max_seqs] for each name of BY_SLOT.
+    `by_row` holds what is constant for a running request: an array [max_seqs] for each name of BY_ROW.
     """
 
     def __init__(
@@ -61,73 +61,73 @@ class Sampler:
     ) -> None:
         self._device, self._stream, self._max_seqs, self._vocab_size = device, stream, max_seqs, vocab_size
         self._seed, self._stop_ids = seed, stop_ids
-        self.by_slot: dict[str, NDArray] = {name: np.zeros(max_seqs, dtype) for name, dtype in BY_SLOT.items()}
-        self._requests: list[Request | None] = [None] * max_seqs
+        self.by_row: dict[str, NDArray] = {name: np.zeros(max_seqs, dtype) for name, dtype in BY_ROW.items()}
+        self._requests: list[Request | None] = [None] * max_seqs  # by row, as all of these
         self._edits: list[LogitEdits | None] = [None] * max_seqs
-        self._new_masks: set[int] = set()  # slots whose mask the device has not got yet
+        self._new_masks: set[int] = set()  # rows whose mask the device has not got yet
         self._edit_lists = StepLists(device, stream, "sampler.edits")
         self._mask_lists = StepLists(device, stream, "sampler.masks")
-        self._masks: Tensor | None = None  # u32[max_seqs, W], by slot
+        self._masks: Tensor | None = None  # u32[max_seqs, W], by row
         self._raw: Tensor | None = None
         self._readers: dict[str, LogprobsReader] = {}
 
-    def assign(self, request: Request, slot: int) -> None:
-        """Give `slot` to a request that runs from now on; whoever had it before has ended, or was preempted."""
-        params, row = request.params, self.by_slot
-        row["seeds"][slot] = self._seed_of(request)
-        row["temperature"][slot], row["top_k"][slot] = params.temperature, max(params.top_k, 0)
-        row["top_p"][slot], row["min_p"][slot] = params.top_p, params.min_p
-        row["plain"][slot], row["truncates"][slot] = params.is_plain, params.truncates
-        row["logprobs"][slot] = -1 if params.logprobs is None else params.logprobs
-        row["allows"][slot] = params.allowed_token_ids is not None
-        row["edits"][slot] = params.needs_tokens or bool(params.logit_bias) or params.min_tokens > 0
-        self._requests[slot], self._edits[slot] = request, None
-        if row["edits"][slot]:
+    def assign(self, request: Request) -> None:
+        """Take in a request that has got a row; whoever had it before has ended, or was preempted."""
+        params, by, row = request.params, self.by_row, request.row
+        by["seeds"][row] = self._seed_of(request)
+        by["temperature"][row], by["top_k"][row] = params.temperature, max(params.top_k, 0)
+        by["top_p"][row], by["min_p"][row] = params.top_p, params.min_p
+        by["plain"][row], by["truncates"][row] = params.is_plain, params.truncates
+        by["logprobs"][row] = -1 if params.logprobs is None else params.logprobs
+        by["allows"][row] = params.allowed_token_ids is not None
+        by["edits"][row] = params.needs_tokens or bool(params.logit_bias) or params.min_tokens > 0
+        self._requests[row], self._edits[row] = request, None
+        if by["edits"][row]:
             prompt_ids = request.token_ids[: request.num_prompt_tokens]
-            self._edits[slot] = LogitEdits(params, prompt_ids, self._stop_ids)
-        if row["allows"][slot]:
-            self._new_masks.add(slot)
+            self._edits[row] = LogitEdits(params, prompt_ids, self._stop_ids)
+        if by["allows"][row]:
+            self._new_masks.add(row)
         else:
-            self._new_masks.discard(slot)
+            self._new_masks.discard(row)
 
     def _seed_of(self, request: Request) -> int:
         """The n answers to a prompt differ in the upper half, requests without a seed of their own in the lower."""
         seed = self._seed + request.answer.index if request.params.seed is None else request.params.seed
         return (seed + (request.answer.completion.index << 32)) % 2**64
 
-    def is_plain(self, slots: NDArray[np.int32]) -> bool:
+    def is_plain(self, rows: NDArray[np.int32]) -> bool:
         """Whether `draw` alone does for a step of these sequences."""
-        return bool(self.by_slot["plain"][slots].all())
+        return bool(self.by_row["plain"][rows].all())
 
-    def is_greedy(self, slots: NDArray[np.int32]) -> bool:
+    def is_greedy(self, rows: NDArray[np.int32]) -> bool:
         """Whether each of these sequences takes its likeliest token."""
-        return not self.by_slot["temperature"][slots].any()
+        return not self.by_row["temperature"][rows].any()
 
     def sample(
         self,
         token_ids: Tensor,
         logits: Tensor,
         parameters: Parameters,
-        slots: NDArray[np.int32],
+        rows: NDArray[np.int32],
         positions: NDArray[np.int32],
     ) -> PendingLogprobs | None:
         """Launch what writes the next token of each sequence to token_ids i32[S]; logits f32[S, V] change on the way.
 
-        slots, positions: of the sequences, on the host. Returns the log-probabilities, as they were before any change,
+        rows, positions: of the sequences, on the host. Returns the log-probabilities, as they were before any change,
         if a request wants some. Of requests with `params.needs_tokens` all tokens before `positions` must be known.
         """
-        flags = {name: self.by_slot[name][slots] for name in ("allows", "edits", "truncates")}
-        num_top = int(self.by_slot["logprobs"][slots].max())
+        flags = {name: self.by_row[name][rows] for name in ("allows", "edits", "truncates")}
+        num_top = int(self.by_row["logprobs"][rows].max())
         changes = any(flag.any() for flag in flags.values())
         with label("sample"):
             raw = self._copy_of(logits) if num_top >= 0 and changes else logits
             if flags["allows"].any():
-                self._allow(logits, slots)
+                self._allow(logits, rows)
             if flags["edits"].any():
-                self._edit(logits, slots, positions)
+                self._edit(logits, rows, positions)
             if flags["truncates"].any():
                 self._truncate(logits, parameters)
-            self.draw(token_ids, logits, parameters, self.is_greedy(slots))
+            self.draw(token_ids, logits, parameters, self.is_greedy(rows))
             return self._reader("step").start(raw, token_ids, num_top) if num_top >= 0 else None
 
     def draw(self, token_ids: Tensor, logits: Tensor, parameters: Parameters, greedy: bool) -> None:
@@ -168,56 +168,56 @@ class Sampler:
         self._device.copy_on_device(raw.address, logits.address, logits.nbytes, self._stream)
         return raw
 
-    def _allow(self, logits: Tensor, slots: NDArray[np.int32]) -> None:
+    def _allow(self, logits: Tensor, rows: NDArray[np.int32]) -> None:
         """Leave only the allowed tokens of the requests that name some. A mask goes to the device once a request."""
         words = -(-self._vocab_size // 32)
         if self._masks is None:
             self._masks = self._device.empty((self._max_seqs, words), U32, "sampler.masks")
-        new = sorted(self._new_masks.intersection(slots.tolist()))
-        host = self._mask_lists.begin([("rows", I32, (len(slots),)), ("masks", U32, (len(new), words))])
-        host["rows"][:] = np.where(self.by_slot["allows"][slots], slots, -1)
-        for row, slot in zip(host["masks"], new, strict=True):
-            row[:] = self._mask(slot, words)
+        new = sorted(self._new_masks.intersection(rows.tolist()))
+        host = self._mask_lists.begin([("rows", I32, (len(rows),)), ("masks", U32, (len(new), words))])
+        host["rows"][:] = np.where(self.by_row["allows"][rows], rows, -1)
+        for mask, row in zip(host["masks"], new, strict=True):
+            mask[:] = self._mask(row, words)
         lists = self._mask_lists.upload()
-        for i, slot in enumerate(new):
-            source, target = lists["masks"][i : i + 1], self._masks[slot : slot + 1]
+        for i, row in enumerate(new):
+            source, target = lists["masks"][i : i + 1], self._masks[row : row + 1]
             self._device.copy_on_device(target.address, source.address, target.nbytes, self._stream)
         self._new_masks.difference_update(new)
         ops.ALLOW_LOGITS(self._stream, logits=logits, rows=lists["rows"], masks=self._masks)
 
-    def _mask(self, slot: int, words: int) -> NDArray[np.uint32]:
-        request = self._requests[slot]
-        assert request is not None, f"slot {slot} was never assigned"
+    def _mask(self, row: int, words: int) -> NDArray[np.uint32]:
+        request = self._requests[row]
+        assert request is not None, f"row {row} was never assigned"
         allowed = np.zeros(32 * words, dtype=np.bool_)
         allowed[list(request.params.allowed_token_ids or ())] = True
         return np.packbits(allowed, bitorder="little").view(np.uint32)
 
-    def _edit(self, logits: Tensor, slots: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
+    def _edit(self, logits: Tensor, rows: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
         """Apply biases, bans and penalties."""
-        counts = [self._count_edits(slot, position) for slot, position in zip(slots, positions, strict=True)]
+        counts = [self._count_edits(row, position) for row, position in zip(rows, positions, strict=True)]
         size = sum(counts)
         if size == 0:
             return
         columns = [(name, F32, (size,)) for name in ("biases", "divisors", "penalties")]
-        host = self._edit_lists.begin([("starts", I32, (len(slots) + 1,)), ("tokens", I32, (size,)), *columns])
+        host = self._edit_lists.begin([("starts", I32, (len(rows) + 1,)), ("tokens", I32, (size,)), *columns])
         host["starts"][0] = 0
         np.cumsum(counts, out=host["starts"][1:])
-        self._write_edits(host, [slot for slot, count in zip(slots, counts, strict=True) if count])
+        self._write_edits(host, [row for row, count in zip(rows, counts, strict=True) if count])
         lists = self._edit_lists.upload()
         ops.EDIT_LOGITS(
             self._stream, logits=logits, starts=lists["starts"], tokens=lists["tokens"], biases=lists["biases"],
             divisors=lists["divisors"], penalties=lists["penalties"],
         )  # fmt: skip
 
-    def _count_edits(self, slot: int, position: int) -> int:
-        edits, request = self._edits[slot], self._requests[slot]
+    def _count_edits(self, row: int, position: int) -> int:
+        edits, request = self._edits[row], self._requests[row]
         return edits.prepare(request.token_ids, position) if edits is not None and request is not None else 0
 
-    def _write_edits(self, host: dict[str, NDArray], slots: Sequence[int]) -> None:
+    def _write_edits(self, host: dict[str, NDArray], rows: Sequence[int]) -> None:
         start = 0
-        for slot in slots:
-            edits = self._edits[slot]
-            assert edits is not None, f"slot {slot} has no edits"
+        for row in rows:
+            edits = self._edits[row]
+            assert edits is not None, f"row {row} has no edits"
             start = edits.write(host, start)
 
     def _truncate(self, logits: Tensor, parameters: Parameters) -> None:

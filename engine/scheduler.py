@@ -45,12 +45,14 @@ class Batch:
 
     decodes: requests that run one token, their last so far, at `positions`; each chooses its next.
     prefills: all other pieces. copies: (source, target) pages to copy first, one list after the other.
+    joined: requests that run from this step on, and so have a row.
     """
 
     decodes: list[Request] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     prefills: list[Piece] = field(default_factory=list)
     copies: list[list[tuple[int, int]]] = field(default_factory=list)
+    joined: list[Request] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.decodes or self.prefills)
@@ -224,6 +226,7 @@ class Scheduler:
             count = min(request.num_tokens - found, budget)
             self.cache.grow(request, found + count)
             insort(self.running, self.waiting.pop(), key=lambda item: item.rank)
+            batch.joined.append(request)
             if count:
                 budget -= count
                 self._run(batch, request, count)

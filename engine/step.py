@@ -7,18 +7,19 @@ for each decoding sequence is worked out for all of them at once, in NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bindings.device import Device, Stream
-from bindings.dtypes import F32, I32, U64
+from bindings.dtypes import I32
 from bindings.tensor import Tensor
 from engine.kv_cache import KVCache
 from engine.ops import SPLIT_TOKENS
 from engine.request import Request
+from engine.sampler import FOR_KERNELS, Parameters
 from engine.scheduler import Batch, Piece
 from engine.staging import Layout, Staging
 
@@ -55,8 +56,9 @@ class Step:
     seq_lens: Tensor  # i32[S]
     query_starts: Tensor  # i32[prefills + 1]
     last_rows: Tensor  # i32[S]
-    parameters: dict[str, Tensor]  # of the sampler: [S] each
-    greedy: bool
+    parameters: Parameters
+    rows: NDArray[np.int32]  # on the host: `request.row` of each sequence, without those that only fill it up
+    next_positions: NDArray[np.int32]  # on the host: where the token that each of them chooses will stand
     feeds: bool  # whether tokens may lie on the device only; always so where a graph may be made of the step
     num_splits: int  # splits of a sequence to launch in decode attention
     decode: Attention
@@ -72,11 +74,6 @@ class Step:
         """Whether every sequence runs one token, so that a graph can be replayed."""
         return self.prefill.num_seqs == 0
 
-    @property
-    def graph_key(self) -> tuple[int, int, bool]:
-        """Decode steps of equal key launch the same kernels with the same arguments."""
-        return self.num_seqs, self.num_splits, self.greedy
-
 
 def split_bucket(seq_len: int) -> int:
     """Splits to launch for a sequence of this length, a power of two: few graphs serve all lengths."""
@@ -90,8 +87,7 @@ class StepBuffers:
         self._page_size = page_size
         width = self._table_width(split_bucket(max_len))
         layout: Layout = [
-            ("seeds", U64, (max_seqs,)),
-            ("temperature", F32, (max_seqs,)),
+            *((name, dtype, (max_seqs,)) for name, dtype in FOR_KERNELS.items()),
             ("seq_lens", I32, (max_seqs,)),
             ("last_rows", I32, (max_seqs,)),
             ("query_starts", I32, (max_seqs + 1,)),
@@ -107,27 +103,29 @@ class StepBuffers:
         """Pages of the longest sequence that this many splits serve: a graph has its table's width fixed, too."""
         return num_splits * SPLIT_TOKENS // self._page_size
 
-    def fill(self, batch: Batch, cache: KVCache, num_decodes: int, seeds: Sequence[int]) -> Step:
+    def fill(self, batch: Batch, cache: KVCache, by_row: Mapping[str, NDArray], num_decodes: int) -> Step:
         """Write `batch` into pinned memory and describe the step. Its sequences hold the pages they need.
 
-        num_decodes: decoding sequences that the step shall have; those beyond the batch's are empty.
+        by_row: the sampler's parameters. num_decodes: decoding sequences that the step shall have; those beyond the
+        batch's are empty.
         """
         self._staging.turn()
         requests, positions = batch.requests, np.array(batch.positions, np.int32)
-        rows = np.array([request.row for request in requests])
+        rows = np.array([request.row for request in requests], np.int32)
         longest = max(batch.positions, default=0) + 1, *(piece.stop for piece in batch.prefills)
         splits, seqs = split_bucket(max(longest)), num_decodes + len(batch.prefills)
         tables = self._staging.host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
         self._fill_decodes(batch, positions, num_decodes, cache.block_tables, rows, tables)
         self._fill_prefills(batch.prefills, num_decodes, cache, tables[num_decodes:])
-        self._fill_parameters(batch, num_decodes, seeds)
+        for name in FOR_KERNELS:
+            self._staging.host[name][: len(rows)] = by_row[name][rows]
         for row, request in enumerate(requests):
             request.step_row = row
-        return self._step(batch, num_decodes, splits, int(positions.sum()) + len(positions))
+        return self._step(batch, rows, num_decodes, splits)
 
     def _fill_decodes(
         self, batch: Batch, positions: NDArray[np.int32], padded: int,
-        block_tables: NDArray[np.int32], rows: NDArray[np.int64], tables: NDArray[np.int32],
+        block_tables: NDArray[np.int32], rows: NDArray[np.int32], tables: NDArray[np.int32],
     ) -> None:  # fmt: skip
         host, count, size = self._staging.host, len(positions), self._page_size
         used = min(tables.shape[1], block_tables.shape[1])
@@ -157,14 +155,6 @@ class StepBuffers:
             pages = cache.pages_for(stop)
             table[:pages] = cache.block_tables[request.row, :pages]
 
-    def _fill_parameters(self, batch: Batch, num_decodes: int, seeds: Sequence[int]) -> None:
-        host, count = self._staging.host, len(batch.decodes)
-        values = {"temperature": [request.params.temperature for request in batch.requests], "seeds": seeds}
-        for name, each in values.items():
-            host[name][:count] = each[:count]
-            host[name][count:num_decodes] = 0
-            host[name][num_decodes : num_decodes + len(each) - count] = each[count:]
-
     def _first(self, name: str, count: int, start: int = 0) -> Tensor:
         """Rows of an array. Kept: the same few views are wanted at every step."""
         view = self._views.get((name, count, start))
@@ -172,7 +162,7 @@ class StepBuffers:
             view = self._views[name, count, start] = self._staging.tensors[name][start : start + count]
         return view
 
-    def _step(self, batch: Batch, num_decodes: int, splits: int, decode_kv_tokens: int) -> Step:
+    def _step(self, batch: Batch, rows: NDArray[np.int32], num_decodes: int, splits: int) -> Step:
         prefills, first = len(batch.prefills), self._first
         seqs = num_decodes + prefills
         lengths = [piece.stop - piece.start for piece in batch.prefills]
@@ -181,12 +171,17 @@ class StepBuffers:
             token_ids=first("token_ids", tokens), positions=first("positions", tokens),
             slot_mapping=first("slot_mapping", tokens), seq_lens=first("seq_lens", seqs),
             query_starts=first("query_starts", prefills + 1), last_rows=first("last_rows", seqs),
-            parameters={name: first(name, seqs) for name in ("temperature", "seeds")},
+            parameters=self.parameters(seqs), rows=rows, num_splits=splits,
+            next_positions=self._staging.host["seq_lens"][: len(rows)],
             feeds=prefills == 0 or bool((self._staging.host["token_ids"][:num_decodes] < 0).any()),
-            greedy=not self._staging.host["temperature"][:seqs].any(), num_splits=splits,
-            decode=self._attention(0, num_decodes, splits, 1, decode_kv_tokens),
+            decode=self._attention(0, num_decodes, splits, 1, sum(batch.positions) + len(batch.positions)),
             prefill=self._attention(num_decodes, prefills, splits, longest, sum(p.stop for p in batch.prefills)),
         )  # fmt: skip
+
+    def parameters(self, count: int) -> Parameters:
+        """The sampler's parameters of the first `count` sequences."""
+        positions = self._first("seq_lens", count)
+        return Parameters(positions=positions, **{name: self._first(name, count) for name in FOR_KERNELS})
 
     def _attention(self, start: int, count: int, splits: int, query_len: int, kv_tokens: int) -> Attention:
         """What attention must know of the step's sequences `start`, start + 1, …"""

@@ -39,7 +39,7 @@ def make_request(
 
 
 class Steps:
-    """A sampler, and steps of it as the runner makes them: parameters gathered by slot, then launched."""
+    """A sampler, and steps of it as the runner makes them: parameters gathered by row, then launched."""
 
     def __init__(self, device: Device, max_seqs: int, vocab: int = VOCAB, seed: int = 0) -> None:
         self.device, self.max_seqs = device, max_seqs
@@ -47,16 +47,17 @@ class Steps:
         self._kept: list[Tensor] = []
 
     def assign(self, requests: Sequence[Request]) -> None:
-        for slot, request in enumerate(requests):
-            self.sampler.assign(request, slot)
+        for row, request in enumerate(requests):
+            request.row = row
+            self.sampler.assign(request)
 
     def prepare(
-        self, logits: NDArray, requests: Sequence[Request], slots: Sequence[int] | None = None
+        self, logits: NDArray, requests: Sequence[Request], rows: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor, Parameters, NDArray[np.int32], NDArray[np.int32]]:
         """The arguments of a step's `sample`; logits float[S, V]. The first is where its tokens will be."""
-        order = np.arange(len(requests), dtype=np.int32) if slots is None else np.array(slots, np.int32)
+        order = np.arange(len(requests), dtype=np.int32) if rows is None else np.array(rows, np.int32)
         positions = np.array([len(request.token_ids) for request in requests], np.int32)
-        host = {name: self.sampler.by_slot[name][order] for name in DTYPES if name != "positions"}
+        host = {name: self.sampler.by_row[name][order] for name in DTYPES if name != "positions"}
         on_device = {n: self.upload(v, DTYPES[n], n) for n, v in (host | {"positions": positions}).items()}
         token_ids = self.device.empty((len(requests),), I32, "token_ids")
         rows = self.upload(logits.astype(np.float32), F32, "logits")
@@ -68,12 +69,12 @@ class Steps:
         return self._kept[-1]
 
     def run(
-        self, logits: NDArray, requests: Sequence[Request], slots: Sequence[int] | None = None
+        self, logits: NDArray, requests: Sequence[Request], rows: Sequence[int] | None = None
     ) -> tuple[list[int], TokenLogprobs | None]:
         """A step, and what came of it."""
-        if slots is None:
+        if rows is None:
             self.assign(requests)
-        step = self.prepare(logits, requests, slots)
+        step = self.prepare(logits, requests, rows)
         pending = self.sampler.sample(*step)
         tokens = step[0].numpy().tolist()
         return tokens, pending.read() if pending else None
@@ -164,12 +165,12 @@ MIXED = [
 
 
 def test_a_request_gets_the_same_tokens_alone_and_in_any_batch(device: Device, steps: Steps) -> None:
-    """In the order of slots, in another one, and alone."""
+    """In the order of rows, in another one, and alone."""
     logits = np.random.default_rng(5).normal(0, 1, (8, VOCAB))
     requests = [make_request(SamplingParams(**fields), index) for index, fields in enumerate(MIXED)]
     together, _ = steps.run(logits, requests)
     order = [6, 2, 0, 7, 1, 5, 4, 3]
-    again, _ = steps.run(logits[order], [requests[i] for i in order], slots=order)
+    again, _ = steps.run(logits[order], [requests[i] for i in order], rows=order)
     assert again == [together[i] for i in order]
     for index, request in enumerate(requests):
         alone = Steps(device, 1)
@@ -242,13 +243,14 @@ def test_logprobs_of_a_prompt(steps: Steps) -> None:
 def _two_steps(device: Device) -> list[Any]:
     """Two steps with lists of all kinds, both given before anything is waited for; what came of each."""
     steps, rng, prepared = Steps(device, 8), np.random.default_rng(2), []
-    for slots in ([0, 1, 2, 3, 4], [5, 6, 7]):
+    for rows in ([0, 1, 2, 3, 4], [5, 6, 7]):
         fields: dict[str, Any] = {"logit_bias": {t: float(rng.normal()) for t in range(VOCAB)}, "logprobs": 2}
         fields["allowed_token_ids"] = rng.permutation(VOCAB)[:6].tolist()
-        requests = [make_request(SamplingParams(seed=slot, top_k=5, **fields), slot) for slot in slots]
-        for slot, request in zip(slots, requests, strict=True):
-            steps.sampler.assign(request, slot)
-        prepared.append(steps.prepare(rng.normal(0, 1, (len(slots), VOCAB)), requests, slots))
+        requests = [make_request(SamplingParams(seed=row, top_k=5, **fields), row) for row in rows]
+        for row, request in zip(rows, requests, strict=True):
+            request.row = row
+            steps.sampler.assign(request)
+        prepared.append(steps.prepare(rng.normal(0, 1, (len(rows), VOCAB)), requests, rows))
     pending = [steps.sampler.sample(*step) for step in prepared]
     device.stream.synchronize()
     found = [each.read() for each in pending if each is not None]

@@ -32,6 +32,9 @@ class Step:
     def tokens(self):
         return self._chosen
 
+    def logprobs(self):
+        return None
+
 
 class DeviceModel:
     """Runs batches: `contents` by slot is the token there and all before it; `tokens` what each request has come to."""
