@@ -144,14 +144,13 @@ class KVCache:
         """Let a request write its tokens up to `num_tokens`. False, and nothing given, if pages are short."""
         table = self.table(request)
         shared = self._shared_page(request, table)
-        missing = max(self.pages_for(num_tokens) - len(table.pages), 0)
-        if missing + (shared is not None) > self.pool.num_free:
+        missing = self.pages_for(num_tokens) - len(table.pages)
+        if max(missing, 0) + (shared is not None) > self.pool.num_free:
             return False
         if shared is not None:
             self._copy_on_write(request, table, shared)
-        if missing:
+        if missing > 0:
             self._extend(request, table, [self.pool.take() for _ in range(missing)])
-            self.remember(request)
         return True
 
     def capacity(self, request: Request) -> int:

@@ -98,6 +98,9 @@ class StepBuffers:
         ]
         self._staging = Staging(device, "step", layout)
         self._views: dict[tuple[str, int, int], Tensor] = {}
+        self._unread = -1 - np.arange(max_seqs, dtype=np.int32)  # the token of each row of the step before
+        self._requests: list[Request] = []  # of the step before, and their rows
+        self._rows = np.empty(0, np.int32)
 
     def _table_width(self, num_splits: int) -> int:
         """Pages of the longest sequence that this many splits serve: a graph has its table's width fixed, too."""
@@ -110,28 +113,43 @@ class StepBuffers:
         batch's are empty.
         """
         self._staging.turn()
-        requests, positions = batch.requests, np.array(batch.positions, np.int32)
-        rows = np.array([request.row for request in requests], np.int32)
+        positions = np.array(batch.positions, np.int32)
+        self._fill_decoded_tokens(batch)
+        rows = self._take_rows(batch.requests)
         longest = max(batch.positions, default=0) + 1, *(piece.stop for piece in batch.prefills)
         splits, seqs = split_bucket(max(longest)), num_decodes + len(batch.prefills)
         tables = self._staging.host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
-        self._fill_decodes(batch, positions, num_decodes, cache.block_tables, rows, tables)
+        self._fill_decodes(positions, num_decodes, cache.block_tables, rows, tables)
         self._fill_prefills(batch.prefills, num_decodes, cache, tables[num_decodes:])
         for name in FOR_KERNELS:
             self._staging.host[name][: len(rows)] = by_row[name][rows]
-        for row, request in enumerate(requests):
-            request.step_row = row
         return self._step(batch, rows, num_decodes, splits)
 
+    def _fill_decoded_tokens(self, batch: Batch) -> None:
+        """The tokens that sequences decode, or where the step before has put them. Before `_take_rows`."""
+        decodes, positions, tokens = batch.decodes, batch.positions, self._staging.host["token_ids"]
+        count = len(decodes)
+        if count and decodes == self._requests and len(decodes[0].token_ids) <= positions[0]:
+            tokens[:count] = self._unread[:count]  # all of the step before, and none of it has been read
+        else:
+            tokens[:count] = list(map(_input_token, decodes, positions))
+
+    def _take_rows(self, requests: list[Request]) -> NDArray[np.int32]:
+        """`request.row` of each; mostly they are those of the step before. Notes where in the step they are."""
+        if requests != self._requests:
+            self._requests, self._rows = requests, np.array([request.row for request in requests], np.int32)
+            for row, request in enumerate(requests):
+                request.step_row = row
+        return self._rows
+
     def _fill_decodes(
-        self, batch: Batch, positions: NDArray[np.int32], padded: int,
+        self, positions: NDArray[np.int32], padded: int,
         block_tables: NDArray[np.int32], rows: NDArray[np.int32], tables: NDArray[np.int32],
     ) -> None:  # fmt: skip
         host, count, size = self._staging.host, len(positions), self._page_size
         used = min(tables.shape[1], block_tables.shape[1])
         tables[:count, :used] = block_tables[rows[:count], :used]
         pages = tables[np.arange(count), positions // size]
-        host["token_ids"][:count] = list(map(_input_token, batch.decodes, batch.positions))
         host["positions"][:count] = positions
         host["seq_lens"][:count] = positions + 1
         host["slot_mapping"][:count] = pages * size + positions % size
