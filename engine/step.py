@@ -101,6 +101,7 @@ class StepBuffers:
         self._unread = -1 - np.arange(max_seqs, dtype=np.int32)  # the token of each row of the step before
         self._requests: list[Request] = []  # of the step before, and their rows
         self._rows = np.empty(0, np.int32)
+        self._all_chose = False  # whether each of them was at its last token, and so chose one
 
     def _table_width(self, num_splits: int) -> int:
         """Pages of the longest sequence that this many splits serve: a graph has its table's width fixed, too."""
@@ -115,7 +116,7 @@ class StepBuffers:
         self._staging.turn()
         positions = np.array(batch.positions, np.int32)
         self._fill_decoded_tokens(batch)
-        rows = self._take_rows(batch.requests)
+        rows = self._take_rows(batch)
         longest = max(batch.positions, default=0) + 1, *(piece.stop for piece in batch.prefills)
         splits, seqs = split_bucket(max(longest)), num_decodes + len(batch.prefills)
         tables = self._staging.host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
@@ -129,14 +130,16 @@ class StepBuffers:
         """The tokens that sequences decode, or where the step before has put them. Before `_take_rows`."""
         decodes, positions, tokens = batch.decodes, batch.positions, self._staging.host["token_ids"]
         count = len(decodes)
-        if count and decodes == self._requests and len(decodes[0].token_ids) <= positions[0]:
+        if self._all_chose and decodes == self._requests and len(decodes[0].token_ids) <= positions[0]:
             tokens[:count] = self._unread[:count]  # all of the step before, and none of it has been read
         else:
             tokens[:count] = list(map(_input_token, decodes, positions))
+        self._all_chose = bool(decodes) and not batch.prefills
 
-    def _take_rows(self, requests: list[Request]) -> NDArray[np.int32]:
+    def _take_rows(self, batch: Batch) -> NDArray[np.int32]:
         """`request.row` of each; mostly they are those of the step before. Notes where in the step they are."""
-        if requests != self._requests:
+        requests = batch.requests
+        if batch.joined or requests != self._requests:  # whoever was preempted and joins again has another row
             self._requests, self._rows = requests, np.array([request.row for request in requests], np.int32)
             for row, request in enumerate(requests):
                 request.step_row = row

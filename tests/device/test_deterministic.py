@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from numpy.typing import NDArray
 
 from bindings.cublas import Blas, invariant_rows
 from bindings.device import Device
 from bindings.tensor import Tensor
 from engine import LLM, SamplingParams
 from engine.models import llama
-from engine.models.llama import Llama
 from engine.random_model import write_random_model
-from engine.step import Step
 from tests.comparator import assert_same_bits
-
-Row = tuple[int, bytes]  # how many tokens a row of logits has seen, and its bits
+from tests.recorded_logits import Row, recorded_logits, rows_of
 
 # Rows of a product where the device's own would be fewer: so every device fills up blocks.
 BLOCK = 16
@@ -68,10 +64,6 @@ def answers(alone: LLM) -> list[list[int]]:
     return [list(alone.generate([ids], params)[0].outputs[0].token_ids) for ids, params in mixed_requests()]
 
 
-def rows_of(logits: NDArray, seen: Sequence[int]) -> set[Row]:
-    return {(int(count), row.tobytes()) for count, row in zip(seen, logits, strict=True) if count}
-
-
 @pytest.fixture(scope="module")
 def rows_alone(alone: LLM, answers: list[list[int]]) -> set[Row]:
     """The logits after every token of every request and its answer, each computed alone in one piece."""
@@ -83,18 +75,9 @@ def rows_alone(alone: LLM, answers: list[list[int]]) -> set[Row]:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> set[Row]:
-    """The logits of every sequence of every eager step from now on."""
-    rows: set[Row] = set()
-    forward = Llama.forward
-
-    def record(model: Llama, step: Step) -> Tensor:
-        logits = forward(model, step)
-        rows.update(rows_of(logits.numpy(model.stream), step.seq_lens.numpy(model.stream)))
-        return logits
-
-    monkeypatch.setattr(Llama, "forward", record)
-    return rows
+def recorded() -> Iterator[set[Row]]:
+    with recorded_logits() as rows:
+        yield rows
 
 
 def run_together(llm: LLM) -> list[list[int]]:
