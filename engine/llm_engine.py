@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Protocol
@@ -57,6 +57,7 @@ class LLMEngine:
     async_scheduling: plan and launch step n + 1 while step n runs, and read the tokens of step n after that: the device
     need not wait for the host. A sequence that turns out to have ended has then run one step too many, which nobody
     sees.
+    watch: called with each step's batch before it runs; None: nobody watches.
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, async_scheduling: bool) -> None:
@@ -66,6 +67,7 @@ class LLMEngine:
         self._live: dict[int, list[Request]] = {}  # the answers to each prompt that have not ended
         self._num_requests = 0
         self._death: CudaError | None = None
+        self.watch: Callable[[Batch], None] | None = None
 
     def add_request(
         self, index: int, prompt_ids: Sequence[int], params: SamplingParams,
@@ -120,6 +122,8 @@ class LLMEngine:
                 batch = self.scheduler.schedule()
             if not batch:
                 break
+            if self.watch:
+                self.watch(batch)
             self._under_way.append(self._runner.launch(batch))
         events = self._collect(self._under_way.popleft()) if self._under_way else []
         while self._under_way and not self.scheduler.has_work:  # it was for sequences that have ended

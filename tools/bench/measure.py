@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from engine import LLM
     from engine.step_times import StepTime
+    from tools.bench.timeline import Timeline
 
 
 class BenchError(CutawayError):
@@ -66,12 +67,18 @@ def measure_rates(arguments: argparse.Namespace) -> Rates:
     return measured
 
 
-def runs(arguments: argparse.Namespace, llm: LLM, jobs: Sequence[Job], temperature: float, count: int = 1) -> list[Run]:
-    """Run the same jobs so often as --num-iters-warmup says, and then `count` times, which are returned."""
+def runs(
+    arguments: argparse.Namespace, llm: LLM, jobs: Sequence[Job], temperature: float,
+    count: int = 1, timeline: Timeline | None = None,
+) -> list[Run]:  # fmt: skip
+    """Run the same jobs so often as --num-iters-warmup says, and then `count` times, which are returned.
+
+    timeline: takes down who runs in which step, of a single run.
+    """
     with Progress(quiet=arguments.quiet) as progress:
         results = []
-        for stage, times in (("warm up", arguments.num_iters_warmup), ("run", count)):
-            results = [run(llm, jobs, temperature, _nth(progress, stage, i, times)) for i in range(times)]
+        for stage, times, watcher in (("warm up", arguments.num_iters_warmup, None), ("run", count, timeline)):
+            results = [run(llm, jobs, temperature, _nth(progress, stage, i, times), watcher) for i in range(times)]
         return results
 
 
@@ -80,11 +87,16 @@ def _nth(progress: Progress, stage: str, index: int, times: int) -> Callable[[in
     return lambda done, total: progress(stage, index * total + done, times * total, "tokens")
 
 
-def run(llm: LLM, jobs: Sequence[Job], temperature: float, progress: Callable[[int, int], None]) -> Run:
+def run(
+    llm: LLM, jobs: Sequence[Job], temperature: float,
+    progress: Callable[[int, int], None], timeline: Timeline | None = None,
+) -> Run:  # fmt: skip
     """Run `jobs`, each from its arrival on, to their ends. Raises BenchError where tokens are missing."""
     with llm.engine.timed_steps() as times:
         preemptions = llm.scheduler.num_preemptions
-        token_times, seconds = _Driver(llm, jobs, temperature).run(progress)
+        llm.engine.watch = timeline and timeline.runs
+        token_times, seconds = _Driver(llm, jobs, temperature, timeline).run(progress)
+        llm.engine.watch = None
         preemptions = llm.scheduler.num_preemptions - preemptions
         return Run(jobs, seconds, token_times, times.read(), times.host_seconds, preemptions)
 
@@ -92,10 +104,10 @@ def run(llm: LLM, jobs: Sequence[Job], temperature: float, progress: Callable[[i
 class _Driver:
     """The loop of a server without a network: who is due is added, then the engine makes a step."""
 
-    def __init__(self, llm: LLM, jobs: Sequence[Job], temperature: float) -> None:
+    def __init__(self, llm: LLM, jobs: Sequence[Job], temperature: float, timeline: Timeline | None) -> None:
         from engine import SamplingParams
 
-        self.llm, self.jobs = llm, jobs
+        self.llm, self.jobs, self.timeline = llm, jobs, timeline
         self.params = [
             SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True) for job in jobs
         ]
@@ -127,7 +139,10 @@ class _Driver:
     def _add_due(self, now: float) -> None:
         while self.added < len(self.order) and self.jobs[self.order[self.added]].arrival <= now:
             number = self.order[self.added]
-            self.number_of[self.llm.add_request(self.jobs[number].prompt, self.params[number])] = number
+            job, index = self.jobs[number], self.llm.add_request(self.jobs[number].prompt, self.params[number])
+            self.number_of[index] = number
+            if self.timeline is not None:
+                self.timeline.arrives(index, len(job.prompt), job.output_len)
             self.added += 1
 
     def _wait(self, start: float, done: int) -> None:

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools import cli
@@ -63,6 +64,16 @@ def rate(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected requests a second, above 0, or inf for all at once")
     return value
+
+
+def picture_file(text: str) -> Path:
+    """A file to be: known to be possible before anything runs."""
+    path = Path(text)
+    if path.suffix != ".svg" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a file name that ends in .svg")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
+    return path
 
 
 def add_model_options(parser: cli.Parser) -> None:
@@ -133,6 +144,12 @@ def add_workload_options(parser: cli.Parser, num_prompts: int) -> None:
         choices=("continuous", "static"),
         default="continuous",
         help="static: the baseline, a batch runs to its end before the next one starts (default: continuous)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=picture_file,
+        metavar="FILE.svg",
+        help="draw who ran in which step (of many requests and steps the first ones); taking that down costs time",
     )
 
 

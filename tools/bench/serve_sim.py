@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tools import cli
-from tools.bench import options
+from tools.bench import options, picture
 from tools.bench.figures import Figures, device_figures, floor_figures, percentiles_ms, tokens_and_rates
 from tools.bench.floor import Cost, as_run, floor
 from tools.bench.measure import measure_rates, runs
@@ -36,7 +36,9 @@ def bench(arguments: argparse.Namespace) -> Figures:
             arguments.num_prompts, arguments.input_len, arguments.output_len, arguments.seed, llm.config.vocab_size
         )
         jobs = poisson_arrivals(jobs, arguments.request_rate, arguments.seed)
-        (result,) = runs(arguments, llm, jobs, arguments.temperature)
+        timeline = picture.timeline_for(arguments)
+        (result,) = runs(arguments, llm, jobs, arguments.temperature, timeline=timeline)
+        picture.save(arguments, llm, timeline)
         busy = sum(step.busy for step in result.steps)
         return {
             "device": llm.device.name,

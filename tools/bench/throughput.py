@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tools import cli
-from tools.bench import options
+from tools.bench import options, picture
 from tools.bench.figures import Figures, device_figures, floor_figures, tokens_and_rates
 from tools.bench.floor import Cost, floor, together
 from tools.bench.measure import measure_rates, runs
@@ -27,7 +27,9 @@ def bench(arguments: argparse.Namespace) -> Figures:
         jobs = random_jobs(
             arguments.num_prompts, arguments.input_len, arguments.output_len, arguments.seed, llm.config.vocab_size
         )
-        (result,) = runs(arguments, llm, jobs, arguments.temperature)
+        timeline = picture.timeline_for(arguments)
+        (result,) = runs(arguments, llm, jobs, arguments.temperature, timeline=timeline)
+        picture.save(arguments, llm, timeline)
         return {
             "device": llm.device.name,
             "num_prompts": len(jobs),
