@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from engine.random_model import config_of
 from engine.step_times import StepTime, idle_share
-from tools.bench import make_parser, shown
+from tools.bench import make_parser, options, shown
 from tools.bench.figures import percentile
 from tools.bench.floor import Cost, Step, as_run, floor, together
 from tools.bench.rates import Rates
@@ -125,3 +126,19 @@ def test_the_names_of_vllm_and_the_older_ones_mean_the_same() -> None:
 @pytest.mark.parametrize(("value", "text"), [(12345.6789, "12,345.679"), (0.000123456, "0.000123"), (7000, "7,000")])
 def test_numbers_are_shown_for_a_person(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+@pytest.mark.parametrize("typed", ["", "--enforce-eager", "--deterministic", "--kv-cache-bytes 4096 --seed 3"])
+def test_what_is_typed_reaches_the_engine(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def record(**given: object) -> nullcontext[None]:
+        seen.update(given)
+        return nullcontext()
+
+    monkeypatch.setattr("engine.LLM", record)
+    arguments = make_parser().parse_args(["decode", "--quiet", *typed.split()])
+    with options.engine(arguments, max_model_len=10, max_num_seqs=2):
+        pass
+    assert (seen["enforce_eager"], seen["deterministic"]) == ("--enforce" in typed, "--det" in typed)
+    assert (seen.get("kv_cache_bytes"), seen["seed"]) == ((4096, 3) if "seed" in typed else (None, 0))

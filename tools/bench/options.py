@@ -94,6 +94,9 @@ def add_engine_options(parser: cli.Parser) -> None:
     parser.add_argument("--max-num-batched-tokens", type=count, metavar="N", help="tokens of one step")
     parser.add_argument("--kv-cache-bytes", type=count, metavar="N", help="memory for keys and values")
     parser.add_argument("--enforce-eager", "--eager", action="store_true", help="launch kernels one by one: no graph")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same bits whatever else runs (docs/deterministic.md)"
+    )
     parser.add_argument("--seed", type=count_or_zero, default=0, metavar="N", help="default: 0")
 
 
@@ -172,6 +175,7 @@ def engine(
             batching=batching,
             enable_prefix_caching=False,  # or a second run would find the first one's keys and values
             enforce_eager=arguments.enforce_eager,
+            deterministic=arguments.deterministic,
             seed=arguments.seed,
             progress=progress,
             **{name: value for name, value in given.items() if value is not None},
