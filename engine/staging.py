@@ -26,7 +26,7 @@ class Staging:
 
     def __init__(self, device: Device, name: str, layout: Layout) -> None:
         offsets, nbytes = _offsets(layout)
-        self._device, self._turn = device, 0
+        self._device, self.twin = device, 0  # the number of the twin whose turn it is
         self._buffer = device.alloc(nbytes, name)
         self._twins = [device.alloc_host(nbytes, f"{name}.host.{i}") for i in range(TWINS)]
         self._arrays: list[dict[str, NDArray]] = [
@@ -39,16 +39,16 @@ class Staging:
     @property
     def host(self) -> dict[str, NDArray]:
         """The arrays of the twin whose turn it is."""
-        return self._arrays[self._turn]
+        return self._arrays[self.twin]
 
     def turn(self) -> None:
         """Go on to the next twin."""
-        self._turn = (self._turn + 1) % TWINS
+        self.twin = (self.twin + 1) % TWINS
 
     def upload(self, stream: Stream, nbytes: int | None = None) -> None:
         """Start the copy of the first `nbytes` (default: all). Until it has ended the host leaves the twin alone."""
         size = self._buffer.nbytes if nbytes is None else nbytes
-        self._device.copy_in_async(self._buffer.address, self._twins[self._turn].address, size, stream)
+        self._device.copy_in_async(self._buffer.address, self._twins[self.twin].address, size, stream)
 
     def free(self) -> None:
         """Free all of it; nothing on the device may be reading it any more."""

@@ -21,7 +21,7 @@ from engine.ops import SPLIT_TOKENS
 from engine.request import Request
 from engine.sampler import FOR_KERNELS, Parameters
 from engine.scheduler import Batch, Piece
-from engine.staging import Layout, Staging
+from engine.staging import TWINS, Layout, Staging
 
 NO_SLOT = -1  # of a row that fills up a graph's batch: nothing is written
 
@@ -97,10 +97,14 @@ class StepBuffers:
             ("block_tables", I32, (max_seqs * width,)),  # last: only what is in use is copied
         ]
         self._staging = Staging(device, "step", layout)
-        self._views: dict[tuple[str, int, int], Tensor] = {}
-        self._unread = -1 - np.arange(max_seqs, dtype=np.int32)  # the token of each row of the step before
+        self._views: dict[tuple[str, int], Tensor] = {}
+        self._parameters: dict[int, Parameters] = {}
+        self._tables: dict[tuple[int, int], Tensor] = {}
+        self._numbers = np.arange(max_seqs, dtype=np.int32)
+        self._unread = -1 - self._numbers  # the token of each row of the step before
         self._requests: list[Request] = []  # of the step before, and their rows
         self._rows = np.empty(0, np.int32)
+        self._parameters_of: list[NDArray[np.int32] | None] = [None] * TWINS  # rows whose parameters each twin holds
         self._all_chose = False  # whether each of them was at its last token, and so chose one
 
     def _table_width(self, num_splits: int) -> int:
@@ -122,9 +126,15 @@ class StepBuffers:
         tables = self._staging.host["block_tables"][: seqs * self._table_width(splits)].reshape(seqs, -1)
         self._fill_decodes(positions, num_decodes, cache.block_tables, rows, tables)
         self._fill_prefills(batch.prefills, num_decodes, cache, tables[num_decodes:])
-        for name in FOR_KERNELS:
-            self._staging.host[name][: len(rows)] = by_row[name][rows]
+        self._fill_parameters(rows, by_row)
         return self._step(batch, rows, num_decodes, splits)
+
+    def _fill_parameters(self, rows: NDArray[np.int32], by_row: Mapping[str, NDArray]) -> None:
+        """The sampler's parameters, unless they lie in this twin from its last turn."""
+        if self._parameters_of[self._staging.twin] is not rows:
+            self._parameters_of[self._staging.twin] = rows
+            for name in FOR_KERNELS:
+                self._staging.host[name][: len(rows)] = by_row[name][rows]
 
     def _fill_decoded_tokens(self, batch: Batch) -> None:
         """The tokens that sequences decode, or where the step before has put them. Before `_take_rows`."""
@@ -152,18 +162,19 @@ class StepBuffers:
         host, count, size = self._staging.host, len(positions), self._page_size
         used = min(tables.shape[1], block_tables.shape[1])
         tables[:count, :used] = block_tables[rows[:count], :used]
-        pages = tables[np.arange(count), positions // size]
+        pages = tables[self._numbers[:count], positions // size]
         host["positions"][:count] = positions
         host["seq_lens"][:count] = positions + 1
         host["slot_mapping"][:count] = pages * size + positions % size
-        for name, value in (("token_ids", 0), ("positions", 0), ("seq_lens", 0), ("slot_mapping", NO_SLOT)):
-            host[name][count:padded] = value
-        host["last_rows"][:padded] = np.arange(padded)
+        if count < padded:
+            for name, value in (("token_ids", 0), ("positions", 0), ("seq_lens", 0), ("slot_mapping", NO_SLOT)):
+                host[name][count:padded] = value
 
     def _fill_prefills(self, pieces: list[Piece], first: int, cache: KVCache, tables: NDArray[np.int32]) -> None:
         """Sequences `first`, first + 1, … of the step, whose tokens begin at its row `first`."""
         host, row = self._staging.host, first
         host["query_starts"][0] = 0
+        host["last_rows"][:first] = self._numbers[:first]  # a decoding sequence has one row
         for s, (piece, table) in enumerate(zip(pieces, tables, strict=True)):
             request, start, stop, _ = piece
             tokens = slice(row, row + stop - start)
@@ -176,11 +187,11 @@ class StepBuffers:
             pages = cache.pages_for(stop)
             table[:pages] = cache.block_tables[request.row, :pages]
 
-    def _first(self, name: str, count: int, start: int = 0) -> Tensor:
-        """Rows of an array. Kept: the same few views are wanted at every step."""
-        view = self._views.get((name, count, start))
+    def _first(self, name: str, count: int) -> Tensor:
+        """The first rows of an array. Kept: the same few views are wanted at every step."""
+        view = self._views.get((name, count))
         if view is None:
-            view = self._views[name, count, start] = self._staging.tensors[name][start : start + count]
+            view = self._views[name, count] = self._staging.tensors[name][0:count]
         return view
 
     def _step(self, batch: Batch, rows: NDArray[np.int32], num_decodes: int, splits: int) -> Step:
@@ -201,15 +212,22 @@ class StepBuffers:
 
     def parameters(self, count: int) -> Parameters:
         """The sampler's parameters of the first `count` sequences."""
-        positions = self._first("seq_lens", count)
-        return Parameters(positions=positions, **{name: self._first(name, count) for name in FOR_KERNELS})
+        found = self._parameters.get(count)
+        if found is None:
+            views = {name: self._first(name, count) for name in FOR_KERNELS}
+            found = self._parameters[count] = Parameters(positions=self._first("seq_lens", count), **views)
+        return found
 
     def _attention(self, start: int, count: int, splits: int, query_len: int, kv_tokens: int) -> Attention:
         """What attention must know of the step's sequences `start`, start + 1, …"""
-        width = self._table_width(splits)
-        tables = self._first("block_tables", count * width, start * width)
-        seq_lens = self._first("seq_lens", count, start)
-        return Attention(seq_lens, tables.view(count, width), query_len, kv_tokens)
+        width, arrays = self._table_width(splits), self._staging.tensors
+        if start:
+            tables = arrays["block_tables"][start * width : (start + count) * width].view(count, width)
+            return Attention(arrays["seq_lens"][start : start + count], tables, query_len, kv_tokens)
+        kept = self._tables.get((count, width))
+        if kept is None:
+            kept = self._tables[count, width] = self._first("block_tables", count * width).view(count, width)
+        return Attention(self._first("seq_lens", count), kept, query_len, kv_tokens)
 
     def upload(self, step: Step, stream: Stream) -> None:
         """Start the one copy that brings the arrays of `step` to the device."""
