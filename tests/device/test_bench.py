@@ -63,7 +63,10 @@ def test_throughput(figures: Bench, batching: str) -> None:
 
 
 def test_static_batching_takes_more_steps(figures: Bench) -> None:
-    steps = {way: figures("throughput", *WORKLOAD, "--batching", way)["steps"] for way in ("continuous", "static")}
+    more = ["--num-prompts", "12", "--output-len", "2-30"]
+    steps = {
+        way: figures("throughput", *WORKLOAD, *more, "--batching", way)["steps"] for way in ("continuous", "static")
+    }
     assert steps["continuous"] < steps["static"]
 
 

@@ -21,6 +21,8 @@ from engine.random_model import write_random_model
 from engine.tokenizer import load_tokenizer
 from tests.recorded_logits import Row, recorded_logits, rows_of
 
+Answers = dict[int, list[int]]
+
 COUNT = 64
 ABORTED = range(7, COUNT, 16)
 
@@ -33,15 +35,6 @@ class Case:
     requests: list[tuple[list[int], SamplingParams]]
     max_model_len: int
     pages: int
-
-
-@dataclass
-class Alone:
-    """What an engine makes of each request that runs one at a time and shares nothing."""
-
-    deterministic: bool
-    answers: list[list[int]]
-    rows: set[Row]
 
 
 def mixed_requests(words: list[int], longest_tail: int, longest_answer: int) -> list[tuple[list[int], SamplingParams]]:
@@ -63,50 +56,65 @@ def case(request: pytest.FixtureRequest, device: Device, tmp_path_factory: pytes
         rng = random.Random(1)
         return Case(str(folder), mixed_requests([rng.randrange(256) for _ in range(200)], 75, 20), 112, 14)
     words = load_tokenizer(resolve_model(None, silent)).encode((__doc__ or "") * 4)
-    return Case(None, mixed_requests(list(words), 12, 6), 48, 4)
+    return Case(None, mixed_requests(list(words), 16, 4), 48, 3)
 
 
 def engine(case: Case, device: Device, **options: Any) -> LLM:
     return LLM(model=case.model, device=device.kind, max_model_len=case.max_model_len, **options)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["normal", "deterministic"])
-def alone(request: pytest.FixtureRequest, case: Case, device: Device) -> Alone:
-    deterministic, rows = request.param, set()
-    options: dict[str, Any] = {"deterministic": deterministic, "enable_prefix_caching": False}
-    with engine(case, device, max_num_seqs=1, **options) as llm:
-        answers = [list(llm.generate([ids], params)[0].outputs[0].token_ids) for ids, params in case.requests]
-        for (prompt, _), answer in zip(case.requests, answers, strict=True):
-            if deterministic:
-                logits = llm.score(prompt + answer)
-                rows |= rows_of(logits, range(1, len(logits) + 1))
-    return Alone(deterministic, answers, rows)
-
-
-def test_each_request_gets_what_it_gets_alone(case: Case, alone: Alone, device: Device) -> None:
+@pytest.mark.parametrize("deterministic", [False, True], ids=["normal", "deterministic"])
+def test_each_request_gets_what_it_gets_alone(case: Case, device: Device, deterministic: bool) -> None:
     """Reading tokens in step with the device or a step late; the real model, which takes its time, in one way each."""
-    for lookahead in (False, True) if case.model else (not alone.deterministic,):
-        check(case, alone, device, lookahead)
+    for lookahead in (False, True) if case.model else (not deterministic,):
+        answers, rows = press(case, device, deterministic, lookahead)
+        if deterministic:
+            check_logits(case, device, answers, rows)
+        else:
+            check_tokens(case, device, answers)
 
 
-def check(case: Case, alone: Alone, device: Device, lookahead: bool) -> None:
-    options: dict[str, Any] = {"deterministic": alone.deterministic, "enforce_eager": alone.deterministic}
+def press(case: Case, device: Device, deterministic: bool, lookahead: bool) -> tuple[Answers, set[Row]]:
+    """The answers to all requests at once, and in deterministic mode the logits that chose them."""
+    options: dict[str, Any] = {"deterministic": deterministic, "enforce_eager": deterministic}
     options |= {"max_num_seqs": 12, "max_num_batched_tokens": 64, "async_scheduling": lookahead}
     with engine(case, device, **options) as llm:
         pool = 16 * case.pages * llm.kv_bytes_per_token
     with engine(case, device, kv_cache_bytes=pool, **options) as llm:
-        with recorded_logits() if alone.deterministic else nullcontext(set[Row]()) as rows:
+        with recorded_logits() if deterministic else nullcontext(set[Row]()) as rows:
             answers = run_together(llm, case)
-        assert answers == {i: answer for i, answer in enumerate(alone.answers) if i not in ABORTED}
         assert llm.scheduler.num_preemptions > 0 and llm.cache.statistics.hit_tokens > 0
         assert llm.cache.available == llm.cache.num_pages == case.pages
-    if alone.deterministic:
-        assert len(rows) >= sum(map(len, answers.values()))
-        strangers = rows - alone.rows
-        assert not strangers, f"{len(strangers)} of {len(rows)} rows of logits have other bits than alone"
+    for i, (_, params) in enumerate(case.requests):
+        assert i in ABORTED or len(answers[i]) == params.max_tokens
+    return answers, rows
 
 
-def run_together(llm: LLM, case: Case) -> dict[int, list[int]]:
+def check_tokens(case: Case, device: Device, answers: Answers) -> None:
+    """Against an engine that runs one request at a time and shares nothing."""
+    with engine(case, device, max_num_seqs=1, enable_prefix_caching=False) as alone:
+        for i, answer in answers.items():
+            prompt, params = case.requests[i]
+            assert alone.generate([prompt], params)[0].outputs[0].token_ids[: len(answer)] == answer, f"request {i}"
+
+
+def check_logits(case: Case, device: Device, answers: Answers, rows: set[Row]) -> None:
+    """Against each text alone, whole: the logits after every token, and so which token is the likeliest."""
+    rows_alone: set[Row] = set()
+    with engine(case, device, max_num_seqs=1, deterministic=True) as alone:
+        for i, (prompt, _) in enumerate(case.requests):
+            answer = answers.get(i, [])
+            for _ in range(3 if i in ABORTED else 1):  # an abort comes while up to two tokens more are under way
+                logits = alone.score(prompt + answer)
+                likeliest = logits.argmax(axis=-1).tolist()
+                assert likeliest[len(prompt) - 1 : -1] == answer, f"request {i}"
+                answer = answer + likeliest[-1:]
+            rows_alone |= rows_of(logits, range(1, len(logits) + 1))
+    strangers = rows - rows_alone
+    assert len(rows) > COUNT and not strangers, f"{len(strangers)} of {len(rows)} rows of logits have other bits"
+
+
+def run_together(llm: LLM, case: Case) -> Answers:
     """Four requests arrive a step; some are aborted two steps after they came."""
     answers: dict[int, list[int]] = {}
     numbers: dict[int, int] = {}
@@ -119,6 +127,5 @@ def run_together(llm: LLM, case: Case) -> dict[int, list[int]]:
         for number, i in numbers.items():
             if i in ABORTED and i // 4 + 2 == steps:
                 llm.abort_request(number)
-                answers.pop(i, None)
         steps += 1
-    return answers
+    return dict(sorted(answers.items()))
