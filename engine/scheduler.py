@@ -108,11 +108,20 @@ class WaitingQueue:
         """Take out the next one."""
         request = self.first()
         heapq.heappop(self._heap)
+        self._sweep()
         return request
 
     def abort(self, request: Request) -> None:
-        """Drop a request that waits; it is taken out of the heap when it comes to the top."""
+        """Drop a request that waits."""
         self._aborted.add(request.index)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Take aborted requests out of the heap where they are half of it: behind others they might never come up."""
+        if self._aborted and 2 * len(self._aborted) >= len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[1].index not in self._aborted]
+            heapq.heapify(self._heap)
+            self._aborted.clear()
 
 
 class Scheduler:
@@ -123,7 +132,7 @@ class Scheduler:
     ) -> None:
         if batching not in get_args(Batching):
             raise ModelError(f"batching is {batching!r}; it must be one of {', '.join(get_args(Batching))}")
-        self.cache, self._max_num_seqs, self._max_batched_tokens = cache, max_num_seqs, max_batched_tokens
+        self.cache, self._max_num_seqs, self.max_batched_tokens = cache, max_num_seqs, max_batched_tokens
         self._static = batching == "static"
         self.waiting = WaitingQueue()
         self.running: list[Request] = []
@@ -168,7 +177,7 @@ class Scheduler:
 
     def _continue_running(self, batch: Batch) -> int:
         """The next tokens of who runs already; what is left of the budget."""
-        budget = self._max_batched_tokens
+        budget = self.max_batched_tokens
         for request in self.running:  # the last of whom may be preempted meanwhile, which ends the loop earlier
             if budget == 0:
                 break
