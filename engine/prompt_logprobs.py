@@ -15,13 +15,15 @@ from engine.models.llama import Llama
 from engine.request import Request
 from engine.sampler import Sampler
 from engine.scheduler import Piece
+from engine.step_lists import StepLists
 
 
 class PromptLogprobs:
     """Works on the hidden states that a step has just left behind."""
 
     def __init__(self, device: Device, model: Llama, sampler: Sampler) -> None:
-        self._device, self._model, self._sampler = device, model, sampler
+        self._model, self._sampler = model, sampler
+        self._lists = StepLists(device, model.stream, "prompt_logprobs")
 
     def collect(self, pieces: list[Piece], first_row: int) -> None:
         """Hand each request of a step's prefills its part. Their rows begin at the step's row `first_row`."""
@@ -42,13 +44,12 @@ class PromptLogprobs:
     def _collect(self, request: Request, start: int, stop: int, row: int) -> None:
         """The positions start..stop - 1, whose hidden states lie from the step's row `row` on."""
         count, following = stop - start, request.token_ids[start + 1 : stop + 1]
-        rows = self._device.upload(np.arange(row, row + count), I32, "prompt_logprobs.rows")
-        tokens = self._device.upload(np.array(following), I32, "prompt_logprobs.tokens")
-        hidden = self._gather(rows)
-        found = self._sampler.prompt_logprobs(self._model.lm_head(hidden), tokens, request.params.prompt_logprobs or 0)
+        host = self._lists.begin([("rows", I32, (count,)), ("tokens", I32, (count,))])
+        host["rows"][:], host["tokens"][:] = np.arange(row, row + count), following
+        lists = self._lists.upload()
+        logits, num_top = self._model.lm_head(self._gather(lists["rows"])), request.params.prompt_logprobs or 0
+        found = self._sampler.prompt_logprobs(logits, lists["tokens"], num_top)
         request.answer.add_prompt_logprobs(following, found)
-        for tensor in (rows, tokens):
-            tensor.buffer.free()
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Rows of the last step's hidden states, where the product may fill them up to a whole block."""
@@ -56,3 +57,7 @@ class PromptLogprobs:
         hidden = scratch.last[0 : rows.shape[0]]
         ops.EMBEDDING(self._model.stream, out=hidden, token_ids=rows, table=scratch.normed)
         return hidden
+
+    def close(self) -> None:
+        """Free the lists. No step may be under way."""
+        self._lists.close()

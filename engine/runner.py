@@ -191,6 +191,7 @@ class Runner:
             event.close()
             host.free()
         self._sampler.close()
+        self._prompt_logprobs.close()
         self._copies.free()
         self._buffers.free()
         self._model.blas.close()
