@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine.logprobs import TokenLogprobs
-from engine.outputs import RequestOutput, StreamEvent
+from engine.outputs import Logprob, RequestOutput, StreamEvent
 from engine.sampling_params import SamplingParams
 
 
@@ -56,6 +56,8 @@ class Answer:
         self._arrival = time.perf_counter()
         if params.logprobs is not None:
             self.completion.logprobs, self.completion.cumulative_logprob = [], 0.0
+        if params.prompt_logprobs is not None and output.prompt_logprobs is None:
+            output.prompt_logprobs = [None]  # nothing predicts the first token
 
     @property
     def finished(self) -> bool:
@@ -90,16 +92,20 @@ class Answer:
     @property
     def num_prompt_logprobs(self) -> int:
         """How many of the prompt's tokens are known to come after which: all up to here."""
-        return len(self.output.prompt_logprobs or [None]) - 1
+        return len(self._prompt_logprobs) - 1
+
+    @property
+    def _prompt_logprobs(self) -> list[dict[int, Logprob] | None]:
+        assert self.output.prompt_logprobs is not None, "nobody asked for them"
+        return self.output.prompt_logprobs
 
     def add_prompt_logprobs(self, following: Sequence[int], logprobs: TokenLogprobs) -> None:
         """Take a piece of the prompt's log-probabilities: a row for each of the tokens `following` its own.
 
-        Pieces come in the prompt's order. Nothing predicts the first token.
+        Pieces come in the prompt's order.
         """
-        known = self.output.prompt_logprobs = self.output.prompt_logprobs or [None]
         num_top, text = self._params.prompt_logprobs or 0, self._decoder.token_text
-        known += [logprobs.entries(row, token, num_top, text) for row, token in enumerate(following)]
+        self._prompt_logprobs.extend(logprobs.entries(row, token, num_top, text) for row, token in enumerate(following))
 
     def abort(self) -> StreamEvent:
         """End it as it stands: its request was dropped."""
