@@ -182,11 +182,12 @@ class LLMEngine:
     def score(self, request: Request, decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of a request that is not queued.
 
-        The first `decode_from` tokens (default: all) are prefilled together, the others follow one decode step each.
+        The first `decode_from` tokens (default: all) are prefilled, in chunks as large as a step; the others follow one
+        decode step each.
         """
         count = len(request.token_ids)
         split = count if decode_from is None else decode_from
-        bounds = [0] * (split > 0) + list(range(split, count + 1))
+        bounds = [*range(0, split, self.scheduler.max_batched_tokens), *range(split, count + 1)]
         pieces = [Piece(request, start, stop, samples=True) for start, stop in pairwise(bounds)]
         self.cache.open(request)  # without looking for a prefix: the logits of every token are wanted
         try:
