@@ -23,7 +23,8 @@ def params_for_model(params: SamplingParams, tokenizer: Tokenizer, vocab_size: i
     check_for_vocabulary(kept, vocab_size)
     kept.max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
     kept.min_tokens = min(params.min_tokens, kept.max_tokens)
-    kept.bad_words_token_ids = tuple(ids for word in params.bad_words or () for ids in spellings(word, tokenizer))
+    words = (ids for word in params.bad_words or () for ids in spellings(word, tokenizer))
+    kept.bad_words_token_ids = tuple(ids for ids in words if max(ids) < vocab_size)  # the others cannot be drawn
     return kept
 
 
