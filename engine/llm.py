@@ -111,7 +111,7 @@ class LLM:
             seed = secrets.randbits(63) if seed is None else seed
             source = undo.enter_context(closing(open_model(model, load_format, revision, seed, progress)))
             self.config, self.tokenizer = source.config, source.tokenizer
-            if tokenizer not in (None, model):
+            if tokenizer is not None and (tokenizer != model or load_format == "dummy"):
                 self.tokenizer = load_tokenizer(local_tokenizer(str(tokenizer)))
             self._generation_config = source.generation_config
             self.device = Device.open(device)
@@ -126,7 +126,8 @@ class LLM:
             seqs, budget = self.engine_config.max_num_seqs, self.engine_config.max_num_batched_tokens
             scheduler = Scheduler(cache, seqs, budget, batching)
             shape = (self.device, self.config, weights, self.engine_config)
-            self._stop_ids = frozenset(self.config.eos_token_ids) | frozenset(self.tokenizer.eos_token_ids)
+            ends = {*self.config.eos_token_ids, *self.tokenizer.eos_token_ids}
+            self._stop_ids = frozenset(token for token in ends if token < self.config.vocab_size)
             runner = build_runner(*shape, cache, seed, self._stop_ids, enforce_eager, deterministic)
             undo.callback(runner.close)
             lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
@@ -352,7 +353,8 @@ class LLM:
     def score(self, token_ids: Sequence[int], decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of one sequence.
 
-        The first `decode_from` tokens (default: all) are prefilled together, the others follow one decode step each.
+        The first `decode_from` tokens (default: all) are prefilled, in chunks as large as a step; the others follow one
+        decode step each.
         """
         prompt = self._encoder.encode_one(parse_prompt(token_ids))
         params, index = SamplingParams(max_tokens=1), self._next_index
