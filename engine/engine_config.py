@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from bindings.device import Device
 from bindings.dtypes import BF16
@@ -57,17 +58,39 @@ def settle(limits: Limits, config: ModelConfig, device: Device, activation_bytes
     """
     _check(limits, config)
     page_bytes, longest = PAGE_SIZE * kv_bytes_per_token(config), limits.max_model_len or config.max_position_embeddings
-    one_sequence = _pages(limits.max_model_len or 1) * page_bytes
     kv_bytes = limits.kv_cache_bytes
-    if kv_bytes is None:  # a length that was asked for is room that was asked for
-        kv_bytes = max(_kv_bytes(limits, device, activation_bytes), one_sequence if limits.max_model_len else 0)
-    if kv_bytes < one_sequence:
-        need = f"{limits.max_model_len or 1} tokens need {one_sequence}"
-        raise ModelError(f"kv_cache_bytes is {kv_bytes}; {need}: give that much, or lower max_model_len")
+    if kv_bytes is None:
+        kv_bytes = _kv_bytes(limits, device, activation_bytes)
+    needed = _pages(limits.max_model_len or 1) * page_bytes
+    if kv_bytes < needed:
+        _check_room(limits, kv_bytes, needed, device.memory_info()[1])
+        kv_bytes = needed  # a length that was asked for is room that was asked for
     num_pages = min(kv_bytes // page_bytes, limits.max_num_seqs * _pages(longest))  # more could not all be used
     length = min(longest, num_pages * PAGE_SIZE)
     tokens = min(limits.max_num_batched_tokens, limits.max_num_seqs * length)
     return EngineConfig(length, limits.max_num_seqs, tokens, num_pages)
+
+
+def room_advice(prompt_tokens: int, config: ModelConfig) -> str:
+    """What to give so that a prompt of this length can run, with one token of an answer."""
+    tokens, longest = prompt_tokens + 1, config.max_position_embeddings
+    if tokens > longest:
+        return f"this model reads {longest} tokens at most, with the answer: shorten it"
+    nbytes = _pages(tokens) * PAGE_SIZE * kv_bytes_per_token(config)
+    return f"give max_model_len={tokens} or more, and kv_cache_bytes, if you set it, {nbytes} or more"
+
+
+def _check_room(limits: Limits, kv_bytes: int, needed: int, total: int) -> None:
+    """Raise ModelError if the user said how large the pool is, and that is less than one sequence needs."""
+    tokens, share = limits.max_model_len or 1, limits.gpu_memory_utilization
+    if limits.kv_cache_bytes is not None:
+        need = f"{tokens} tokens need {needed}"
+        raise ModelError(f"kv_cache_bytes is {kv_bytes}; {need}: give that much, or lower max_model_len")
+    if share is not None:
+        enough = ceil(1000 * (share + (needed - kv_bytes) / total)) / 1000
+        remedy = f"give {enough}, or lower" if enough <= 1 else "take a smaller model, or lower"
+        left = f"leaves {kv_bytes} bytes for keys and values; {tokens} tokens need {needed}"
+        raise ModelError(f"gpu_memory_utilization is {share}, which {left}: {remedy} max_model_len")
 
 
 def _pages(tokens: int) -> int:
