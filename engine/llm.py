@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from math import prod
 from typing import Any, Literal
@@ -137,7 +138,8 @@ class LLM:
         # A script that never calls close() leaves nothing behind either.
         self._finalizer = weakref.finalize(self, _close_quietly, self._open)
         limit = self.engine_config.max_model_len
-        self._encoder = PromptEncoder(self.tokenizer, self.config.vocab_size, limit)
+        advice = partial(engine_config.room_advice, config=self.config)
+        self._encoder = PromptEncoder(self.tokenizer, self.config.vocab_size, limit, advice)
         self._next_index, self._warned = 0, False
 
     def _compile_kernels(self, progress: Progress) -> None:

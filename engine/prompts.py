@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.errors import ModelError
@@ -18,10 +19,14 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Makes token ids of the prompts for one model, and refuses what could never run there."""
+    """Makes token ids of the prompts for one model, and refuses what could never run there.
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int) -> None:
+    advice: what would let a prompt of so many tokens run.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int, advice: Callable[[int], str]) -> None:
         self._tokenizer, self._vocab_size, self._max_model_len = tokenizer, vocab_size, max_model_len
+        self._advice = advice
 
     def encode(self, prompts: Prompts, special_tokens: bool = True) -> list[EncodedPrompt]:
         """One prompt of any form that `inputs.parse_prompts` knows, or several.
@@ -44,6 +49,7 @@ class PromptEncoder:
         if not ids:
             raise ModelError(f"{place} has no tokens; give at least one word")
         if len(ids) > longest:
-            raise ModelError(f"{place} has {len(ids)} tokens, this engine takes at most {longest} (max_model_len)")
+            limit = f"this engine takes at most {longest} (max_model_len)"
+            raise ModelError(f"{place} has {len(ids)} tokens, {limit}; {self._advice(len(ids))}")
         if not (min(ids) >= 0 and max(ids) < self._vocab_size):
             raise ModelError(f"{place} has token ids outside 0..{self._vocab_size - 1}")

@@ -178,7 +178,10 @@ def test_an_abandoned_stream_leaves_no_pages_and_no_requests(llm):
     ("prompt", "message"),
     [
         ([], "the prompt has no tokens"),
-        ([0] * 512, r"the prompt has 512 tokens, this engine takes at most 511"),
+        (
+            [0] * 512,
+            r"512 tokens, this engine takes at most 511 \(max_model_len\); this model reads 512 tokens at most",
+        ),
         ([256], r"token ids outside 0\.\.255"),
         ([-1], r"token ids outside 0\.\.255"),
     ],
@@ -187,6 +190,17 @@ def test_a_prompt_that_cannot_run_is_refused(llm, prompt, message):
     with pytest.raises(ModelError, match=message):
         llm.generate([prompt], GREEDY)
     assert not llm.scheduler.has_work
+
+
+def test_a_pool_too_small_for_a_prompt_says_at_once_what_would_hold_it(toy, device):
+    prompt = [7] * 60
+    with LLM(model=str(toy), device=device.kind, kv_cache_bytes=3 * 16384) as llm:
+        told = "60 tokens, this engine takes at most 47 .*; give max_model_len=61 .* kv_cache_bytes, .* 65536 or more"
+        with pytest.raises(ModelError, match=told):
+            llm.generate([prompt], GREEDY)
+        assert not llm.scheduler.has_work
+    with LLM(model=str(toy), device=device.kind, kv_cache_bytes=65536, max_model_len=61) as llm:
+        assert len(tokens(llm.generate([prompt], GREEDY))[0]) == 1
 
 
 @pytest.mark.parametrize(

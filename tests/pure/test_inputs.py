@@ -26,7 +26,7 @@ def tokenizer() -> Tokenizer:
 
 
 def encoder() -> PromptEncoder:
-    return PromptEncoder(tokenizer(), vocab_size=9, max_model_len=6)
+    return PromptEncoder(tokenizer(), vocab_size=9, max_model_len=6, advice=lambda tokens: f"make room for {tokens}")
 
 
 def parsed(prompts: Any) -> list[tuple[str | None, list[int] | None]]:
@@ -93,7 +93,7 @@ def test_texts_become_ids_and_ids_stay() -> None:
     [
         ("", "^the prompt has no tokens; give at least one word$"),
         (["ab", ""], "^prompt 1 has no tokens"),
-        ([[1], [0] * 6], r"^prompt 1 has 6 tokens, this engine takes at most 5 \(max_model_len\)$"),
+        ([[1], [0] * 6], r"^prompt 1 has 6 tokens, this engine takes at most 5 \(max_model_len\); make room for 6$"),
         ([9], r"^the prompt has token ids outside 0\.\.8$"),
         ([[1], [-1]], "^prompt 1 has token ids outside"),
     ],
