@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models
 
 from bindings.dtypes import float32_to_bf16
 from engine.checkpoint import expected_tensors
@@ -32,6 +33,13 @@ HF_CONFIG: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "torch_dtype": "bfloat16",
+}
+# The smallest that the kernels are written for.
+TINIEST: dict[str, Any] = HF_CONFIG | {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "vocab_size": 64,
 }
 GGUF_METADATA: dict[str, Any] = {
     "llama.embedding_length": 64,
@@ -123,6 +131,20 @@ def write_folder(folder: Path, dtype: str = "BF16", **changes: Any) -> dict[str,
     stored = {name: stored_as(dtype, values) for name, values in weights.items()}
     write_safetensors(folder / "model.safetensors", stored)
     return weights
+
+
+def write_tiniest(folder: Path) -> Path:
+    """The configuration TINIEST, for load_format="dummy", and a tokenizer with a letter a token; token 1 is special.
+
+    The tokenizer has two letters more than the model has tokens, as real ones may.
+    """
+    write_json(folder / "config.json", TINIEST)
+    letters = [chr(ord("0") + i) for i in range(TINIEST["vocab_size"] + 2)]
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(letters[1:2])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def permuted(rows: NDArray[Any], num_heads: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from tests.harness import Case, Problem
 from tests.rounding import F32_EPS
 
 
-def _bound(logits: np.ndarray) -> np.ndarray:
+def error_bound(logits: np.ndarray) -> np.ndarray:
     """float64[S]: the error of a log-probability.
 
     A term of the sum is rescaled by expf (2 ulp) each time that its thread meets a new maximum, each time once: at most
@@ -29,7 +29,7 @@ def _problem(logits: np.ndarray, token_ids: np.ndarray, num_top: int) -> Problem
     logprob = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     order = np.argsort(-x, axis=1, kind="stable")[:, :num_top]
     rows, asked = np.arange(len(x)), token_ids >= 0
-    bound = _bound(x)
+    bound = error_bound(x)
     return Problem(
         inputs={"logits": logits, "token_ids": token_ids.astype(np.int32)},
         expected={
