@@ -44,6 +44,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="seeds that the CPU device's tests try for orders of threads and streams; more hunt longer (default: 1)",
     )
+    parser.addoption(
+        "--soak-requests",
+        type=at_least_one,
+        default=4_000,
+        metavar="N",
+        help="random requests that tests/device/test_soak.py runs (default: 4000)",
+    )
 
 
 def at_least_one(text: str) -> int:
@@ -122,6 +129,13 @@ def device(request: pytest.FixtureRequest) -> Device:
 def schedule_seeds(request: pytest.FixtureRequest) -> range:
     """The seeds to hunt with: as many as --schedule-seeds says."""
     return range(request.config.getoption("--schedule-seeds"))
+
+
+@pytest.fixture(scope="session")
+def soak_requests(request: pytest.FixtureRequest) -> int:
+    """How many requests the soak runs: --soak-requests."""
+    count: int = request.config.getoption("--soak-requests")
+    return count
 
 
 @pytest.fixture
