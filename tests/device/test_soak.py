@@ -29,10 +29,11 @@ WITNESS_EVERY = 250  # requests
 # does it for all, and costs four times as much.
 SEASON = 16
 
-# Blocks of Python's allocator that may stay behind, for each request: less than one, so that nothing is left of every
-# request (one that is forgotten, with its answer and its output, is some 60). What does stay are views and graphs for
-# shapes of steps that were not seen in the first fifth: fewer and fewer.
-KEPT_PER_REQUEST = 0.9
+# Blocks of Python's allocator that may stay behind after the first fifth. Views and graphs are kept for every shape of
+# a step; those first seen after that were 366 and 1,282 blocks, however many requests followed. Beside them a block for
+# every fourth request is let pass: an engine that forgot to let go of the answers that were aborted, one in eight, was
+# seen to leave ten times that.
+KEPT_FOR_SHAPES, KEPT_PER_REQUEST = 1500, 0.25
 
 WITNESS = SamplingParams(
     n=2, seed=7, temperature=1.5, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.2, presence_penalty=0.3,
@@ -161,7 +162,7 @@ def test_nothing_is_left_of_many_requests(tiniest: Path, device: Device, soak_re
         soak.run(8 * tenth)
         blocks_at_end, allocations_at_end = kept(llm)
         assert allocations_at_end == allocations
-        assert blocks_at_end - blocks <= KEPT_PER_REQUEST * 8 * tenth
+        assert blocks_at_end - blocks <= KEPT_FOR_SHAPES + KEPT_PER_REQUEST * 8 * tenth
         assert llm.scheduler.num_preemptions >= tenth / 8 and llm.cache.statistics.copied_pages >= tenth
         assert llm.cache.statistics.hit_tokens >= llm.cache.statistics.tokens / 4
         assert set(soak.reasons) == {"stop", "length", "abort"}
