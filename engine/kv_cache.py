@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,14 @@ class BlockTable:
 
     pages: list[int] = field(default_factory=list)
     num_named: int = 0
+
+
+class PageCopy(NamedTuple):
+    """The first `tokens` tokens of page `source`, which are all that it is shared for, go to page `target`."""
+
+    source: int
+    target: int
+    tokens: int
 
 
 @dataclass
@@ -57,7 +66,7 @@ class KVCache:
         self.block_tables = np.zeros((max_seqs, max_pages_per_seq), np.int32)
         self._tables: list[BlockTable] = [BlockTable() for _ in range(max_seqs)]  # by row
         self._free_rows = list(reversed(range(max_seqs)))
-        self._copies: list[tuple[int, int]] = []  # source, target: to be done before the next step
+        self._copies: list[PageCopy] = []  # to be done before the next step
 
     def pages_for(self, num_tokens: int) -> int:
         """How many pages hold `num_tokens`."""
@@ -165,23 +174,23 @@ class KVCache:
 
     def _copy_on_write(self, request: Request, table: BlockTable, number: int) -> None:
         source, target = table.pages[number], self.pool.take()
-        self._copies.append((source, target))
+        self._copies.append(PageCopy(source, target, request.num_computed % self.page_size))
         table.pages[number] = self.block_tables[request.row, number] = target
         table.num_named = min(table.num_named, number)
         self.pool.release([source])
         self.statistics.copied_pages += 1
 
-    def take_copies(self) -> list[list[tuple[int, int]]]:
-        """The (source, target) pages to copy before the next step, in waves: the copies of one may run all at once."""
-        waves: list[list[tuple[int, int]]] = []
+    def take_copies(self) -> list[list[PageCopy]]:
+        """What to copy before the next step, in waves: the copies of one may run all at once."""
+        waves: list[list[PageCopy]] = []
         sources, targets = set[int](), set[int]()
-        for source, target in self._copies:
-            if not waves or source in targets or target in sources | targets:
+        for copy in self._copies:
+            if not waves or copy.source in targets or copy.target in sources | targets:
                 waves.append([])
                 sources, targets = set(), set()
-            waves[-1].append((source, target))
-            sources.add(source)
-            targets.add(target)
+            waves[-1].append(copy)
+            sources.add(copy.source)
+            targets.add(copy.target)
         self._copies.clear()
         return waves
 

@@ -61,11 +61,12 @@ COPY_PAGES = Op(
         InOut("kv_pages", BF16, "K P NKV B D"),
         In("sources", I32, "N"),
         In("targets", I32, "N"),
+        In("tokens", I32, "N"),
         Size("num_pages", "P"),
     ),
-    constants={"PAGE_ELEMENTS": "NKV*B*D", "BLOCK_THREADS": 128},
+    constants={"HEAD_DIM": "D", "PAGE_SIZE": "B", "PAGE_ELEMENTS": "NKV*B*D", "BLOCK_THREADS": 128},
     launch=lambda s: Launch((s.N, s.K), 128),
-    bytes=lambda s: 4 * s.K * s.N * s.NKV * s.B * s.D + 8 * s.N,
+    bytes=lambda s: 4 * s.K * s.N * s.NKV * s.B * s.D + 12 * s.N,
     flops=lambda s: 0,
 )
 

@@ -35,6 +35,8 @@ from engine.step import Step, StepBuffers
 from engine.step_times import StepTimes
 from engine.weights import LlamaWeights
 
+COPY_LISTS = ("sources", "targets", "tokens")  # a PageCopy's fields, of all copies of a step
+
 Draw = Literal["greedy", "sampled"] | None  # None: the sampler has more to do than to draw
 GraphKey = tuple[int, int, Draw]  # sequences, splits of a sequence, how tokens are drawn
 
@@ -76,7 +78,7 @@ class Runner:
         self._buckets = graph_buckets(max_seqs)
         self._chosen_host = [device.alloc_host(4 * max_seqs, f"chosen.host.{i}") for i in range(TWINS)]
         self._done = [Event(timing=False) for _ in range(TWINS)]
-        self._copies = Staging(device, "copies", [(name, I32, (max_seqs,)) for name in ("sources", "targets")])
+        self._copies = Staging(device, "copies", [(name, I32, (max_seqs,)) for name in COPY_LISTS])
         self._graphs: dict[GraphKey, Graph] = {}
         self._warm: set[GraphKey] = set()
         self._steps = 0
@@ -109,14 +111,14 @@ class Runner:
         """Copy-on-write. No sequence is given more than one copy in a step, so that there is room for all."""
         if not batch.copies:
             return
-        pairs, start = [pair for wave in batch.copies for pair in wave], 0
+        copies, start = [copy for wave in batch.copies for copy in wave], 0
         self._copies.turn()
-        for i, name in enumerate(("sources", "targets")):
-            self._copies.host[name][: len(pairs)] = [pair[i] for pair in pairs]
+        for name, column in zip(COPY_LISTS, zip(*copies, strict=True), strict=True):
+            self._copies.host[name][: len(copies)] = column
         self._copies.upload(self._stream)
         for wave in batch.copies:
             rows = slice(start, start + len(wave))
-            self._model.copy_pages(self._copies.tensors["sources"][rows], self._copies.tensors["targets"][rows])
+            self._model.copy_pages(*(self._copies.tensors[name][rows] for name in COPY_LISTS))
             start = rows.stop
 
     def _fill(self, batch: Batch) -> Step:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from engine.errors import ModelError
-from engine.kv_cache import KVCache
+from engine.kv_cache import KVCache, PageCopy
 from engine.request import Request
 
 Batching = Literal["continuous", "static"]
@@ -44,14 +44,14 @@ class Batch:
     """One step's work: decodes and prefills, which attend through different kernels.
 
     decodes: requests that run one token, their last so far, at `positions`; each chooses its next.
-    prefills: all other pieces. copies: (source, target) pages to copy first, one list after the other.
+    prefills: all other pieces. copies: pages to copy first, one list after the other.
     joined: requests that run from this step on, and so have a row.
     """
 
     decodes: list[Request] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     prefills: list[Piece] = field(default_factory=list)
-    copies: list[list[tuple[int, int]]] = field(default_factory=list)
+    copies: list[list[PageCopy]] = field(default_factory=list)
     joined: list[Request] = field(default_factory=list)
 
     def __bool__(self) -> bool:

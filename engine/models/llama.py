@@ -108,9 +108,9 @@ class Llama:
         pages = [kv_pages[i : i + 1].view(*kv_pages.shape[1:]) for i in range(kv_pages.shape[0])]
         self.k_cache, self.v_cache = pages[0::2], pages[1::2]
 
-    def copy_pages(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy-on-write: the KV pages `sources` i32[N] to the pages `targets`, of all layers."""
-        ops.COPY_PAGES(self.stream, kv_pages=self.kv_pages, sources=sources, targets=targets)
+    def copy_pages(self, sources: Tensor, targets: Tensor, tokens: Tensor) -> None:
+        """Copy-on-write: the first `tokens` i32[N] tokens of the KV pages `sources` to `targets`, in all layers."""
+        ops.COPY_PAGES(self.stream, kv_pages=self.kv_pages, sources=sources, targets=targets, tokens=tokens)
 
     def forward(self, step: Step) -> Tensor:
         """The logits f32[S, V] of the last token of each sequence of this step."""

@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant(
         "cache-forgets-the-copy",
         "engine/kv_cache.py",
-        "        self._copies.append((source, target))\n",
+        "        self._copies.append(PageCopy(source, target, request.num_computed % self.page_size))\n",
         "",
         "the half-full page that a fork takes over is never filled",
         "tests/pure/test_engine_loop.py::test_the_answers_to_a_prompt_compute_it_once_and_share_its_pages[False]",
@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant(
         "cache-copies-in-one-wave",
         "engine/kv_cache.py",
-        "if not waves or source in targets or target in sources | targets:",
+        "if not waves or copy.source in targets or copy.target in sources | targets:",
         "if not waves:",
         "a page is copied while it is being filled",
         "tests/pure/test_kv_cache.py::test_copies_that_depend_on_each_other_run_one_after_the_other",

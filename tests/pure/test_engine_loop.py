@@ -63,11 +63,12 @@ class DeviceModel:
 
     def _copy(self, batch):
         for wave in batch.copies:
-            sources, targets = zip(*wave, strict=True)
+            sources, targets, _ = zip(*wave, strict=True)
             assert len(set(targets)) == len(targets) and not set(sources) & set(targets), "copies that race"
-            for source, target in wave:
+            for source, target, tokens in wave:
                 for offset in range(PAGE):
-                    self.contents[target * PAGE + offset] = self.contents.get(source * PAGE + offset, ())
+                    held = self.contents.get(source * PAGE + offset, ()) if offset < tokens else ()
+                    self.contents[target * PAGE + offset] = held
 
     def _write(self, piece):
         pages = self.cache.table(piece.request).pages

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.kv_cache import KVCache
+from engine.kv_cache import KVCache, PageCopy
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 from tests.pure.test_scheduler import answer
@@ -110,8 +110,9 @@ def test_generated_tokens_can_be_a_prefix_too():
 
 def test_copies_that_depend_on_each_other_run_one_after_the_other():
     cache = KVCache(num_pages=8, page_size=4, max_seqs=4, max_pages_per_seq=8)
-    cache._copies = [(0, 1), (0, 2), (1, 3), (4, 0), (5, 6)]
-    assert cache.take_copies() == [[(0, 1), (0, 2)], [(1, 3), (4, 0), (5, 6)]]
+    copies = [PageCopy(*pages, tokens=1) for pages in ((0, 1), (0, 2), (1, 3), (4, 0), (5, 6))]
+    cache._copies = list(copies)
+    assert cache.take_copies() == [copies[:2], copies[2:]]
     assert cache.take_copies() == []
 
 
@@ -129,4 +130,5 @@ def test_a_fork_shares_only_what_earlier_steps_computed():
     forks[1].num_computed = 9
     assert cache.grow(forks[1], 10)
     assert cache.table(forks[1]).pages[2] != cache.table(leader).pages[2]
-    assert cache.take_copies() == [[(cache.table(leader).pages[2], cache.table(forks[1]).pages[2])]]
+    pages = cache.table(leader).pages[2], cache.table(forks[1]).pages[2]
+    assert cache.take_copies() == [[PageCopy(*pages, tokens=1)]], "the second token there is written anew"

@@ -10,10 +10,11 @@ from tests.harness import Case, Problem
 from tests.rounding import round_to_bf16
 
 
-def copy_pages(kv_pages: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """[K, P, NKV, B, D] with the pages `targets` [N] as the pages `sources` [N]."""
+def copy_pages(kv_pages: np.ndarray, sources: np.ndarray, targets: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """[K, P, NKV, B, D] with the first `tokens` [N] tokens of the pages `targets` [N] as those of `sources` [N]."""
     copied = kv_pages.copy()
-    copied[:, targets] = kv_pages[:, sources]
+    for source, target, count in zip(sources, targets, tokens, strict=True):
+        copied[:, target, :, :count] = kv_pages[:, source, :, :count]
     return copied
 
 
@@ -25,10 +26,13 @@ def _build(
     targets, others = order[:copies], order[copies:]
     sources = rng.choice(others, copies).astype(np.int32)  # several copies of one page
     written = np.zeros(kv_pages.shape, dtype=bool)
-    written[:, targets] = True
+    tokens = rng.integers(0, size + 1, copies).astype(np.int32)
+    tokens[0] = size
+    for target, count in zip(targets, tokens, strict=True):
+        written[:, target, :, :count] = True
     return Problem(
-        inputs={"kv_pages": kv_pages, "sources": sources, "targets": targets},
-        expected={"kv_pages": copy_pages(kv_pages, sources, targets)},
+        inputs={"kv_pages": kv_pages, "sources": sources, "targets": targets, "tokens": tokens},
+        expected={"kv_pages": copy_pages(kv_pages, sources, targets, tokens)},
         written={"kv_pages": written},
     )
 
