@@ -314,13 +314,20 @@ class LLM:
             for index in waiting:
                 self.abort_request(index)
 
-    def add_request(self, prompt: PromptType, sampling_params: SamplingParams | None = None, priority: int = 0) -> int:
+    def add_request(
+        self,
+        prompt: PromptType,
+        sampling_params: SamplingParams | None = None,
+        priority: int = 0,
+        streams: bool = True,
+    ) -> int:
         """Queue a prompt; its number, which events carry as `index`. A lower `priority` number goes first.
 
-        Raises ModelError when the prompt cannot run.
+        streams: an event for each step that brings something new; otherwise one for each answer, at its end, which
+        costs the host less. Raises ModelError when the prompt cannot run.
         """
         encoded = self._encoder.encode_one(parse_prompt(prompt))
-        return self._add(encoded, sampling_params or self.get_default_sampling_params(), priority)
+        return self._add(encoded, sampling_params or self.get_default_sampling_params(), priority, streams)
 
     def _add(self, prompt: EncodedPrompt, params: SamplingParams, priority: int, streams: bool = True) -> int:
         params, index = self._fit(params, len(prompt.token_ids)), self._next_index

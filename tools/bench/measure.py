@@ -69,16 +69,18 @@ def measure_rates(arguments: argparse.Namespace) -> Rates:
 
 def runs(
     arguments: argparse.Namespace, llm: LLM, jobs: Sequence[Job], temperature: float,
-    count: int = 1, timeline: Timeline | None = None,
+    count: int = 1, timeline: Timeline | None = None, streams: bool = True,
 ) -> list[Run]:  # fmt: skip
     """Run the same jobs so often as --num-iters-warmup says, and then `count` times, which are returned.
 
-    timeline: takes down who runs in which step, of a single run.
+    timeline: takes down who runs in which step, of a single run. streams: tokens are read as they come, as a server's
+    are, and timed; otherwise answers are read at their ends, as `LLM.generate` does it.
     """
     with Progress(quiet=arguments.quiet) as progress:
         results = []
         for stage, times, watcher in (("warm up", arguments.num_iters_warmup, None), ("run", count, timeline)):
-            results = [run(llm, jobs, temperature, _nth(progress, stage, i, times), watcher) for i in range(times)]
+            each = [_nth(progress, stage, i, times) for i in range(times)]
+            results = [run(llm, jobs, temperature, tell, watcher, streams) for tell in each]
         return results
 
 
@@ -89,13 +91,13 @@ def _nth(progress: Progress, stage: str, index: int, times: int) -> Callable[[in
 
 def run(
     llm: LLM, jobs: Sequence[Job], temperature: float,
-    progress: Callable[[int, int], None], timeline: Timeline | None = None,
+    progress: Callable[[int, int], None], timeline: Timeline | None = None, streams: bool = True,
 ) -> Run:  # fmt: skip
     """Run `jobs`, each from its arrival on, to their ends. Raises BenchError where tokens are missing."""
     with llm.engine.timed_steps() as times:
         preemptions = llm.scheduler.num_preemptions
         llm.engine.watch = timeline and timeline.runs
-        token_times, seconds = _Driver(llm, jobs, temperature, timeline).run(progress)
+        token_times, seconds = _Driver(llm, jobs, temperature, timeline, streams).run(progress)
         llm.engine.watch = None
         preemptions = llm.scheduler.num_preemptions - preemptions
         return Run(jobs, seconds, token_times, times.read(), times.host_seconds, preemptions)
@@ -104,13 +106,16 @@ def run(
 class _Driver:
     """The loop of a server without a network: who is due is added, then the engine makes a step."""
 
-    def __init__(self, llm: LLM, jobs: Sequence[Job], temperature: float, timeline: Timeline | None) -> None:
+    def __init__(
+        self, llm: LLM, jobs: Sequence[Job], temperature: float, timeline: Timeline | None, streams: bool
+    ) -> None:
         from engine import SamplingParams
+        from engine.tokenizer import NoTokenizer
 
-        self.llm, self.jobs, self.timeline = llm, jobs, timeline
-        self.params = [
-            SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True) for job in jobs
-        ]
+        self.llm, self.jobs, self.timeline, self.streams = llm, jobs, timeline, streams
+        same = {"temperature": temperature, "ignore_eos": True}
+        same["detokenize"] = not isinstance(llm.tokenizer, NoTokenizer)
+        self.params = [SamplingParams(max_tokens=job.output_len, **same) for job in jobs]
         self.order = sorted(range(len(jobs)), key=lambda number: jobs[number].arrival)
         self.added = 0
         self.number_of: dict[int, int] = {}  # by the engine's own number of a request
@@ -139,7 +144,8 @@ class _Driver:
     def _add_due(self, now: float) -> None:
         while self.added < len(self.order) and self.jobs[self.order[self.added]].arrival <= now:
             number = self.order[self.added]
-            job, index = self.jobs[number], self.llm.add_request(self.jobs[number].prompt, self.params[number])
+            job = self.jobs[number]
+            index = self.llm.add_request(job.prompt, self.params[number], streams=self.streams)
             self.number_of[index] = number
             if self.timeline is not None:
                 self.timeline.arrives(index, len(job.prompt), job.output_len)

@@ -28,7 +28,7 @@ def bench(arguments: argparse.Namespace) -> Figures:
             arguments.num_prompts, arguments.input_len, arguments.output_len, arguments.seed, llm.config.vocab_size
         )
         timeline = picture.timeline_for(arguments)
-        (result,) = runs(arguments, llm, jobs, arguments.temperature, timeline=timeline)
+        (result,) = runs(arguments, llm, jobs, arguments.temperature, timeline=timeline, streams=False)
         picture.save(arguments, llm, timeline)
         return {
             "device": llm.device.name,
