@@ -14,7 +14,7 @@ Pure bookkeeping: the device memory itself belongs to the engine. Who holds a pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -114,13 +114,14 @@ class KVCache:
             raise ModelError("as many sequences run as max_num_seqs allows; wait until one of them ends")
         request.row = self._free_rows.pop()
         table = self._tables[request.row] = BlockTable()
-        self._extend(request, table, list(shared))
+        self._extend(request, table, shared)
         table.num_named = min(len(shared), len(request.token_ids) // self.page_size)
 
-    def _extend(self, request: Request, table: BlockTable, pages: list[int]) -> None:
-        before = len(table.pages)
-        table.pages.extend(pages)
-        self.block_tables[request.row, before : len(table.pages)] = pages
+    def _extend(self, request: Request, table: BlockTable, pages: Iterable[int]) -> None:
+        row = self.block_tables[request.row]
+        for page in pages:
+            row[len(table.pages)] = page
+            table.pages.append(page)
 
     def _fork_pages(self, request: Request, step: int) -> list[int]:
         """All pages of the prompt, from the answer that computed it; none unless that runs, and an earlier step did."""
@@ -159,7 +160,7 @@ class KVCache:
         if shared is not None:
             self._copy_on_write(request, table, shared)
         if missing > 0:
-            self._extend(request, table, [self.pool.take() for _ in range(missing)])
+            self._extend(request, table, (self.pool.take() for _ in range(missing)))
         return True
 
     def capacity(self, request: Request) -> int:
