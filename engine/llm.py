@@ -53,7 +53,7 @@ class LLM:
         `owner/name:file.gguf`), or None for the default model. What is not there yet is fetched once.
     revision: a branch, tag or commit of a model on the hub.
     load_format: `auto`, or `dummy`: random weights of the shape `model`, which is a name (engine/random_model.py) or a
-        folder with a config.json; nothing is fetched, there is no tokenizer, prompts are token ids.
+        folder with a config.json; nothing is fetched, and prompts are token ids unless `tokenizer` is given.
     tokenizer: a folder or .gguf file with another tokenizer than the model's own.
     generation_config: `auto` takes the model's sampling defaults, `vllm` (that is, none) those of SamplingParams.
     device: `auto`, `cuda` or `cpu`.

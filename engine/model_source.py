@@ -57,7 +57,7 @@ class StoredModel:
 class DummyModel:
     """A named shape, or the shape of a folder's config.json, with random weights and without a tokenizer.
 
-    Nothing is fetched. Prompts must be token ids, and the texts of answers stay empty.
+    Nothing is fetched. Without another tokenizer prompts must be token ids, and the texts of answers stay empty.
     """
 
     def __init__(self, model: str | None, revision: str | None, seed: int) -> None:

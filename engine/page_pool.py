@@ -90,12 +90,6 @@ class PagePool:
         """The page of that name, held or not."""
         return self._named.get(name)
 
-    def forget_all(self) -> None:
-        """Drop every name: after it no prompt finds a page."""
-        self._named.clear()
-        for page in self._pages:
-            page.name = None
-
     def _forget(self, page: Page) -> None:
         if page.name is not None:
             del self._named[page.name]

@@ -3,7 +3,7 @@
     logits -> allowed tokens -> bias, bans, penalties -> min-p, top-k, top-p -> temperature and a draw -> token
 
 Each stage is one kernel, and is left out of a step in which no request asks for it. A greedy step is one argmax. The
-draw is keyed by the request's seed and the token's position, so a request gets the same tokens in whatever batch.
+draw is keyed by the request's seed and the token's position, never by the batch around it.
 
 The host runs ahead of the device: a step is launched before the host has read the tokens of the one before. So nothing
 here waits, and nothing that a launched step will read is written again before that step has ended.

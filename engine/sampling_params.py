@@ -29,7 +29,7 @@ class SamplingParams:
     frequency_penalty, presence_penalty: subtracted for a token of the answer, as often as it has come and once.
     temperature: divides; 0 takes the likeliest token (greedy). min_p: the least share of the best token's probability.
     top_k: that many of the likeliest (0 or -1: all). top_p: the likeliest that make up this share.
-    seed: the same seed and prompt give the same tokens, whatever else runs (None: the engine's seed and the request).
+    seed: the same seed gives the same draws, whatever else runs (None: the engine's seed and the request's number).
 
     When to end: max_tokens (None: when the context is full); stop: texts, cut off unless include_stop_str_in_output;
     stop_token_ids, beside the model's own, which ignore_eos ignores; min_tokens: none of these before that many.

@@ -4,8 +4,8 @@ Every step first gives each running request its next tokens: one while it decode
 not done. What is left of the budget admits waiting requests. So a request joins as soon as there is room and leaves as
 soon as it ends, and long prompts never hold up the others for more than a step.
 
-When the pages run out, the running request that came last is preempted: its pages go back, it waits at the head of the
-queue and is computed anew later. The first in line can take every page there is, so somebody always advances.
+When the pages run out, the last in line of those that run is preempted: its pages go back, it waits at its old place
+in the queue and is computed anew later. The first in line can take every page there is, so somebody always advances.
 
 `batching="static"` is the baseline that came before: a batch is filled, runs until its last request is done, and only
 then comes the next one.

@@ -104,8 +104,8 @@ class StepBuffers:
         self._unread = -1 - self._numbers  # the token of each row of the step before
         self._requests: list[Request] = []  # of the step before, and their rows
         self._rows = np.empty(0, np.int32)
-        self._parameters_of: list[NDArray[np.int32] | None] = [None] * TWINS  # rows whose parameters each twin holds
         self._all_chose = False  # whether each of them was at its last token, and so chose one
+        self._parameters_of: list[NDArray[np.int32] | None] = [None] * TWINS  # rows whose parameters each twin holds
 
     def _table_width(self, num_splits: int) -> int:
         """Pages of the longest sequence that this many splits serve: a graph has its table's width fixed, too."""

@@ -104,7 +104,10 @@ def _decodes(jobs: Sequence[Job]) -> list[Step]:
 
 
 def as_run(steps: Sequence[StepTime]) -> list[Step]:
-    """Steps as an engine ran them. Of prefills only the pairs that the decodes' keys make are not known: none count."""
+    """Steps as an engine ran them.
+
+    The pairs and the logits of prefills are not known: a step that has some counts no pairs, and only decodes' logits.
+    """
     return [
         Step(
             tokens=step.num_decodes + step.num_prefill_tokens,
