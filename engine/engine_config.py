@@ -65,7 +65,9 @@ def settle(limits: Limits, config: ModelConfig, device: Device, activation_bytes
     if kv_bytes < needed:
         _check_room(limits, kv_bytes, needed, device.memory_info()[1])
         kv_bytes = needed  # a length that was asked for is room that was asked for
-    num_pages = min(kv_bytes // page_bytes, limits.max_num_seqs * _pages(longest))  # more could not all be used
+    num_pages = kv_bytes // page_bytes
+    if limits.kv_cache_bytes is None and limits.gpu_memory_utilization is None:
+        num_pages = min(num_pages, limits.max_num_seqs * _pages(longest))  # more would be for earlier prompts alone
     length = min(longest, num_pages * PAGE_SIZE)
     tokens = min(limits.max_num_batched_tokens, limits.max_num_seqs * length)
     return EngineConfig(length, limits.max_num_seqs, tokens, num_pages)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import secrets
 import warnings
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bindings.device import Device
-from bindings.dtypes import BF16
 from bindings.errors import CudaError
 from engine import engine_config
 from engine.answer import Answer
 from engine.arguments import check_options, either, one_each, one_of
-from engine.checkpoint import expected_tensors
+from engine.build import Ways, build_engine, compile_kernels, settle_limits, weights_advice
 from engine.conversation import ChatFormat, ContentFormat, Conversations, split_conversations, write_conversation
 from engine.detokenize import IncrementalDecoder
 from engine.engine_config import Limits
@@ -30,16 +28,13 @@ from engine.errors import UsageError, out_of_memory_advice
 from engine.generation_bar import GenerationBar, UseTqdm
 from engine.inputs import ParsedPrompt, Prompts, PromptType, parse_prompt, parse_prompts
 from engine.kv_cache import KVCache
-from engine.llm_engine import LLMEngine
 from engine.model_files import local_tokenizer
 from engine.model_source import LoadFormat, open_model
-from engine.models import llama
 from engine.outputs import CompletionOutput, Metrics, RequestOutput, StreamEvent
 from engine.params_for_model import params_for_model
 from engine.progress import Progress, silent
 from engine.prompts import EncodedPrompt, PromptEncoder
 from engine.request import Request
-from engine.runner import build_runner
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batching, Scheduler
 from engine.tokenizer import Tokenizer, load_tokenizer
@@ -117,22 +112,18 @@ class LLM:
             self._generation_config = source.generation_config
             self.device = Device.open(device)
             undo.callback(self.device.close)
-            self._compile_kernels(progress)
-            with out_of_memory_advice(self._weights_advice()):
+            compile_kernels(self.device, self.config, progress)
+            with out_of_memory_advice(weights_advice(self.config)):
                 weights = source.load(self.device, progress)
             self.weight_bytes = weights.nbytes
-            activation_bytes = self._activation_bytes(limits, deterministic)
-            self.engine_config = engine_config.settle(limits, self.config, self.device, activation_bytes)
-            cache = self._kv_cache(enable_prefix_caching is not False)
-            seqs, budget = self.engine_config.max_num_seqs, self.engine_config.max_num_batched_tokens
-            scheduler = Scheduler(cache, seqs, budget, batching)
-            shape = (self.device, self.config, weights, self.engine_config)
+            self.engine_config = settle_limits(limits, self.config, self.device, deterministic)
             ends = {*self.config.eos_token_ids, *self.tokenizer.eos_token_ids}
             self._stop_ids = frozenset(token for token in ends if token < self.config.vocab_size)
-            runner = build_runner(*shape, cache, seed, self._stop_ids, enforce_eager, deterministic)
-            undo.callback(runner.close)
             lookahead = self.device.kind == "cuda" if async_scheduling is None else async_scheduling
-            self.engine = LLMEngine(scheduler, runner, lookahead)
+            ways = Ways(batching, enable_prefix_caching is not False, enforce_eager, lookahead, deterministic, seed)
+            model_on_device = (self.device, self.config, weights, self.engine_config)
+            self.engine, runner = build_engine(*model_on_device, ways, self._stop_ids)
+            undo.callback(runner.close)
             self._open = undo.pop_all()
         source.close()
         # A script that never calls close() leaves nothing behind either.
@@ -141,24 +132,8 @@ class LLM:
         advice = partial(engine_config.room_advice, config=self.config)
         self._encoder = PromptEncoder(self.tokenizer, self.config.vocab_size, limit, advice)
         self._next_index, self._warned = 0, False
-
-    def _compile_kernels(self, progress: Progress) -> None:
-        """Compile what the model needs on all cores, then load it: nothing may be loaded while a graph is captured."""
-        wanted = llama.kernels_of(self.config, engine_config.PAGE_SIZE)
-        jobs = [(op.source, op.defines(symbols, self.device.max_dynamic_smem)) for op, symbols in wanted]
-        self.device.kernels.precompile(jobs, lambda done, total: progress("compile kernels", done, total, "kernels"))
-        for op, symbols in wanted:
-            op.kernel(self.device, symbols)
-
-    def _kv_cache(self, prefix_caching: bool) -> KVCache:
-        limits = self.engine_config
-        pages_per_seq = -(-limits.max_model_len // limits.page_size)
-        return KVCache(limits.num_pages, limits.page_size, limits.max_num_seqs, pages_per_seq, prefix_caching)
-
-    def _activation_bytes(self, limits: Limits, deterministic: bool) -> int:
-        longest = limits.max_model_len or self.config.max_position_embeddings
-        sizes = (limits.max_num_batched_tokens, limits.max_num_seqs, longest)
-        return llama.activation_bytes(self.config, *sizes, deterministic)
+        self._streamed: set[int] = set()  # requests of generate, chat and stream, whose events are not for `step`
+        self._unclaimed: list[StreamEvent] = []
 
     @property
     def scheduler(self) -> Scheduler:
@@ -169,10 +144,6 @@ class LLM:
     def cache(self) -> KVCache:
         """The pages of keys and values."""
         return self.engine.cache
-
-    def _weights_advice(self) -> str:
-        nbytes = BF16.itemsize * sum(prod(shape) for shape in expected_tensors(self.config).values())
-        return f"the weights are {nbytes / 1e6:,.1f} MB in all: take a smaller model, or a device with more memory"
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -298,21 +269,35 @@ class LLM:
         streams: whether somebody reads along (see `Answer`).
         """
         priorities = [0] * len(prompts) if priority is None else one_each("priority", priority, int, len(prompts))
-        waiting: dict[int, int] = {}  # request -> number of its prompt
+        numbers: dict[int, int] = {}  # request -> number of its prompt
+        waiting: dict[int, int] = {}  # request -> answers to come, until all have told their end
         try:
             for number, prompt in enumerate(prompts):
-                waiting[self._add(prompt, params[number], priorities[number], streams)] = number
-            while waiting and self.has_unfinished_requests:
-                # Without those of requests that were added with add_request; their outputs grow all the same.
-                events = [event for event in self.step() if event.index in waiting]
-                for event in events:
-                    yield waiting[event.index], event
-                for event in events:  # not before: an output's last step may have an event for each of its answers
-                    if event.output.finished:
-                        waiting.pop(event.index, None)
+                index = self._add(prompt, params[number], priorities[number], streams)
+                numbers[index], waiting[index] = number, params[number].n
+                self._streamed.add(index)
+            while waiting and (self.engine.has_unfinished_requests or self._unclaimed):
+                for event in self._take(lambda index: index in waiting):
+                    yield numbers[event.index], event
+                    waiting[event.index] -= event.finished
+                    if waiting[event.index] == 0:
+                        del waiting[event.index]
+                        self._streamed.discard(event.index)
         finally:
             for index in waiting:
                 self.abort_request(index)
+                self._streamed.discard(index)
+
+    def _take(self, wanted: Callable[[int], bool]) -> list[StreamEvent]:
+        """Events of the requests that are `wanted`: those that others' steps brought, or those of a step.
+
+        Several may take turns with one engine, each with requests of its own: the events of others wait for them.
+        """
+        if not any(wanted(event.index) for event in self._unclaimed):
+            self._unclaimed += self.engine.step()
+        mine = [event for event in self._unclaimed if wanted(event.index)]
+        self._unclaimed = [event for event in self._unclaimed if not wanted(event.index)]
+        return mine
 
     def add_request(
         self,
@@ -330,6 +315,8 @@ class LLM:
         return self._add(encoded, sampling_params or self.get_default_sampling_params(), priority, streams)
 
     def _add(self, prompt: EncodedPrompt, params: SamplingParams, priority: int, streams: bool = True) -> int:
+        if not isinstance(priority, int):
+            raise UsageError(f"priority must be a whole number, not {priority!r}")
         params, index = self._fit(params, len(prompt.token_ids)), self._next_index
         answers = self._answers(index, prompt, params, streams)
         self.engine.add_request(index, prompt.token_ids, params, answers, priority)
@@ -349,15 +336,17 @@ class LLM:
     def abort_request(self, index: int) -> None:
         """Drop a request that has not ended, and take its pages back. One that has ended, or never was, is no error."""
         self.engine.abort_request(index)
+        self._unclaimed = [event for event in self._unclaimed if event.index != index]
 
     @property
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has something to do."""
-        return self.engine.has_unfinished_requests
+        unclaimed = any(event.index not in self._streamed for event in self._unclaimed)
+        return unclaimed or self.engine.has_unfinished_requests
 
     def step(self) -> list[StreamEvent]:
-        """Run one scheduled batch: the next tokens of every request that runs."""
-        return self.engine.step()
+        """Run one scheduled batch: the next tokens of every request that was added with `add_request` and runs."""
+        return self._take(lambda index: index not in self._streamed)
 
     def score(self, token_ids: Sequence[int], decode_from: int | None = None) -> NDArray[np.float32]:
         """Logits f32[T, V] after every token of one sequence.
@@ -377,8 +366,9 @@ class LLM:
         return params_for_model(params, self.tokenizer, self.config.vocab_size, room)
 
     def close(self) -> None:
-        """Free everything on the device. A second time is no error."""
+        """Free everything on the device. A second time is no error; anything else is, from now on."""
         self._finalizer.detach()
+        self.engine.close()
         self._open.close()
 
     def __enter__(self) -> LLM:

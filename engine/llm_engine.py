@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bindings.errors import CudaError
 from engine.answer import Answer
-from engine.errors import EngineDeadError, ModelError
+from engine.errors import EngineDeadError, ModelError, UsageError
 from engine.logprobs import TokenLogprobs
 from engine.outputs import StreamEvent
 from engine.request import Request
@@ -25,7 +25,7 @@ from engine.scheduler import Batch, Piece, Scheduler
 from engine.step_times import StepTimes
 
 
-class RunningStep(Protocol):
+class LaunchedStep(Protocol):
     """A step that was given to the device."""
 
     @property
@@ -39,12 +39,12 @@ class RunningStep(Protocol):
         """Of these tokens, if a request wants some. Only after `tokens`."""
 
 
-class Runner(Protocol):
+class StepRunner(Protocol):
     """What runs the steps: engine/runner.py, or a model of it in a test. `times`: who watches how long they take."""
 
     times: StepTimes | None
 
-    def launch(self, batch: Batch) -> RunningStep:
+    def launch(self, batch: Batch) -> LaunchedStep:
         """Give one step to the device, which runs them in this order."""
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
@@ -60,13 +60,13 @@ class LLMEngine:
     watch: called with each step's batch before it runs; None: nobody watches.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, async_scheduling: bool) -> None:
+    def __init__(self, scheduler: Scheduler, runner: StepRunner, async_scheduling: bool) -> None:
         self.scheduler, self.cache = scheduler, scheduler.cache
         self._runner, self._lookahead = runner, async_scheduling
-        self._under_way: deque[RunningStep] = deque()
+        self._under_way: deque[LaunchedStep] = deque()
         self._live: dict[int, list[Request]] = {}  # the answers to each prompt that have not ended
         self._num_requests = 0
-        self._death: CudaError | None = None
+        self._death = ""  # since when it can do nothing more
         self.watch: Callable[[Batch], None] | None = None
 
     def add_request(
@@ -77,7 +77,8 @@ class LLMEngine:
 
         Raises ModelError when it could never run, EngineDeadError after a failure of the device.
         """
-        self._check_alive()
+        with self._alive():
+            pass
         numbers = range(self._num_requests, self._num_requests + len(answers))
         requests = [Request(n, prompt_ids, params, a, priority) for n, a in zip(numbers, answers, strict=True)]
         leader, *forks = requests
@@ -106,15 +107,11 @@ class LLMEngine:
     def step(self) -> list[StreamEvent]:
         """The next tokens of every request that runs, or of those of them that the budget has room for.
 
-        Raises CudaError when the device fails; all requests have ended then, with that for a reason, and the engine is
-        dead: whatever is asked of it raises EngineDeadError.
+        Raises CudaError when the device fails. After that, or anything else that broke a step off, all requests have
+        ended, with that for a reason, and the engine is dead: whatever is asked of it raises EngineDeadError.
         """
-        self._check_alive()
-        try:
+        with self._alive(fatal=BaseException):  # half a step, Ctrl-C in it for example, cannot be undone
             return self._step()
-        except CudaError as error:
-            self._die(error)
-            raise
 
     def _step(self) -> list[StreamEvent]:
         while len(self._under_way) < self._depth():
@@ -136,7 +133,7 @@ class LLMEngine:
             return 1
         return 2
 
-    def _collect(self, step: RunningStep) -> list[StreamEvent]:
+    def _collect(self, step: LaunchedStep) -> list[StreamEvent]:
         tokens, logprobs, batch = step.tokens(), step.logprobs(), step.batch
         chosen = [True] * len(batch.decodes) + [piece.samples for piece in batch.prefills]
         events = []
@@ -157,17 +154,29 @@ class LLMEngine:
         if not self._live[index]:
             del self._live[index]
 
-    def _check_alive(self) -> None:
-        if self._death is not None:
-            raise EngineDeadError(f"the engine is dead since a step failed: {self._death}; make a new one")
+    @contextmanager
+    def _alive(self, fatal: type[BaseException] = CudaError) -> Iterator[None]:
+        """For what a dead engine can't do, and what it dies of."""
+        if self._death:
+            raise EngineDeadError(f"the engine is dead {self._death}; make a new one")
+        try:
+            yield
+        except fatal as error:
+            self._die(error)
+            raise
 
-    def _die(self, error: CudaError) -> None:
-        """End all requests: nothing that the device holds can be trusted any more, nor can it be asked for."""
-        self._death = error
+    def _die(self, error: BaseException) -> None:
+        """End all requests: what the pages hold cannot be trusted any more, or the device cannot be asked for it."""
+        reason = str(error) or type(error).__name__
+        self._death = f"since a step failed: {reason}"
         self._under_way.clear()
         for request in [request for requests in self._live.values() for request in requests]:
-            request.answer.fail(str(error))
+            request.answer.fail(reason)
         self._live.clear()
+
+    def close(self) -> None:
+        """Refuse all that is asked from now on."""
+        self._death = self._death or "since it was closed"
 
     @contextmanager
     def timed_steps(self) -> Iterator[StepTimes]:
@@ -187,15 +196,18 @@ class LLMEngine:
         """
         count = len(request.token_ids)
         split = count if decode_from is None else decode_from
+        if not 0 <= split <= count:
+            raise UsageError(f"decode_from must be between 0 and {count}, the number of tokens, not {decode_from}")
         bounds = [*range(0, split, self.scheduler.max_batched_tokens), *range(split, count + 1)]
         pieces = [Piece(request, start, stop, samples=True) for start, stop in pairwise(bounds)]
-        self.cache.open(request)  # without looking for a prefix: the logits of every token are wanted
-        try:
-            if not self.cache.grow(request, count):
-                raise ModelError(f"{count} tokens do not fit into the {self.cache.available} free KV pages")
-            return np.concatenate([self._runner.logits(_alone(piece, piece.start >= split)) for piece in pieces])
-        finally:
-            self.cache.release(request)
+        with self._alive():
+            self.cache.open(request)  # without looking for a prefix: the logits of every token are wanted
+            try:
+                if not self.cache.grow(request, count):
+                    raise ModelError(f"{count} tokens do not fit into the {self.cache.available} free KV pages")
+                return np.concatenate([self._runner.logits(_alone(piece, piece.start >= split)) for piece in pieces])
+            finally:
+                self.cache.release(request)
 
 
 def _alone(piece: Piece, decodes: bool) -> Batch:

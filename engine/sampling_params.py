@@ -68,6 +68,8 @@ class SamplingParams:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check and normalise one field; what was worked out of the old value is forgotten."""
+        if name not in self.__dataclass_fields__:
+            raise ParamsError(f"SamplingParams has no {name}; it has {', '.join(sorted(self.__dataclass_fields__))}")
         value = _NORMALISE.get(name, _as_is)(value)
         is_right, wanted = _RANGES.get(name, _ANYTHING)
         if not (value is None and name in _OPTIONAL) and not is_right(value):

@@ -189,12 +189,17 @@ class Scheduler:
                 batch.positions.append(start)
                 budget -= 1
             elif request.num_tokens < request.max_total_tokens:  # else its last token is about to be read
-                count = min(request.num_tokens - start, budget)
+                count = min(request.num_tokens - start, budget - self._decodes_behind(request))
                 if not self._make_room(request, count):
                     break  # it was the last in line, and is waiting now
                 self._run(batch, request, count)
                 budget -= count
         return budget
+
+    def _decodes_behind(self, request: Request) -> int:
+        """How many come after it and want one token each: a long prompt of high rank must leave them theirs."""
+        behind = self.running[self.running.index(request) + 1 :]
+        return sum(later.num_tokens - later.num_computed == 1 for later in behind)
 
     def _run(self, batch: Batch, request: Request, count: int) -> None:
         batch.add(request, count)

@@ -47,9 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak-requests",
         type=at_least_one,
-        default=4_000,
+        default=1_500,
         metavar="N",
-        help="random requests that tests/device/test_soak.py runs (default: 4000)",
+        help="random requests that tests/device/test_soak.py runs (default: 1500)",
     )
 
 

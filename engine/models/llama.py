@@ -18,7 +18,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from bindings.cublas import Blas, invariant_rows
+from bindings.cublas import WORKSPACE_BYTES, Blas, invariant_rows
 from bindings.device import Device, Stream
 from bindings.dtypes import BF16, F32, I32, DType
 from bindings.tensor import Tensor
@@ -253,7 +253,7 @@ def activation_bytes(
     block = invariant_rows() if deterministic else 1
     shapes = Activations.shapes(config, max_tokens, max_seqs, max_len, block).values()
     rope = max_len * config.head_dim * F32.itemsize
-    return rope + sum(dtype.itemsize * prod(shape) for dtype, shape in shapes)
+    return WORKSPACE_BYTES + rope + sum(dtype.itemsize * prod(shape) for dtype, shape in shapes)
 
 
 def kernels_of(config: ModelConfig, page_size: int) -> list[tuple[Op, dict[str, int]]]:

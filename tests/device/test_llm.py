@@ -16,7 +16,7 @@ import pytest
 from bindings.errors import CudaError
 from bindings.memory import memory_map
 from engine import LLM, SamplingParams
-from engine.errors import EngineDeadError, ModelError
+from engine.errors import EngineDeadError, ModelError, UsageError
 from engine.random_model import write_random_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
@@ -276,6 +276,55 @@ def test_a_step_that_fails_ends_all_requests_and_the_engine_says_that_it_is_dead
             with pytest.raises(EngineDeadError, match=dead):
                 again()
     driver.reset_sticky()
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_a_step_that_is_broken_off_leaves_no_engine_that_would_go_on_wrong(toy, device, monkeypatch, lookahead):
+    """Ctrl-C between the plan of a step and its launch: pages have names by then, and nobody has written them."""
+    with LLM(model=str(toy), device=device.kind, max_num_seqs=4, async_scheduling=lookahead) as llm:
+        with monkeypatch.context() as patch:
+            patch.setattr(llm.engine._runner, "launch", lambda batch: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate(PROMPTS, GREEDY)
+        with pytest.raises(EngineDeadError, match="the engine is dead since a step failed: KeyboardInterrupt"):
+            llm.generate(PROMPTS, GREEDY)
+
+
+def test_a_closed_engine_says_so(toy, device):
+    llm = LLM(model=str(toy), device=device.kind)
+    llm.close()
+    llm.close()
+    for use in (lambda: llm.generate(PROMPTS, GREEDY), lambda: llm.score([1, 2]), llm.step):
+        with pytest.raises(EngineDeadError, match="the engine is dead since it was closed"):
+            use()
+
+
+def test_several_streams_and_requests_take_turns(llm):
+    """Each step serves all of them; what it brings for another waits until that one asks."""
+    alone = tokens(llm.generate(PROMPTS[:3], GREEDY))
+    added = llm.add_request(PROMPTS[2], GREEDY)
+    texts: list[list[int]] = [[], [], []]
+    for pair in zip(llm.stream([PROMPTS[0]], GREEDY), llm.stream([PROMPTS[1]], GREEDY), strict=True):
+        for number, event in enumerate(pair):
+            texts[number] += event.token_ids
+    assert tokens(llm.generate([PROMPTS[0]], GREEDY)) == alone[:1]
+    while llm.has_unfinished_requests:
+        for event in llm.step():
+            assert event.index == added
+            texts[2] += event.token_ids
+    assert texts == alone
+
+
+@pytest.mark.parametrize("decode_from", [-3, 4])
+def test_score_refuses_a_split_outside_the_text(llm, decode_from):
+    with pytest.raises(UsageError, match=f"decode_from must be between 0 and 3, .* not {decode_from}"):
+        llm.score([1, 2, 3], decode_from=decode_from)
+
+
+def test_a_priority_that_is_no_number_is_refused(llm):
+    with pytest.raises(UsageError, match="priority must be a whole number, not None"):
+        llm.add_request(PROMPTS[0], GREEDY, priority=None)
+    assert not llm.has_unfinished_requests
 
 
 LEAK_FREE = """

@@ -10,7 +10,7 @@ from engine.kv_cache import KVCache
 from engine.request import Request
 from engine.sampler import FOR_KERNELS
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Batch
+from engine.scheduler import Batch, Piece
 from engine.step import StepBuffers
 from tests.pure.test_scheduler import answer
 
@@ -41,3 +41,18 @@ def test_a_request_that_joins_again_has_another_row(buffers: StepBuffers, device
     assert step.rows.tolist() == [item.row] != [other.row]
     buffers.upload(step, device.stream)
     assert step.slot_mapping.numpy().tolist() == cache.slots(item, 2, 3).tolist()
+
+
+def test_a_prompts_last_token_is_fed_from_the_prompt(buffers: StepBuffers, device: Device) -> None:
+    """The step before ran the prompt up to it, and what it chose there is nobody's."""
+    cache, decoding, prefilling = KVCache(8, 4, 2, 8), request(0), request(1)
+    for each in (decoding, prefilling):
+        cache.open(each)
+        cache.grow(each, 4)
+    prefix = Piece(prefilling, 0, 2, samples=False)
+    buffers.fill(Batch([decoding], [2], [prefix], joined=[decoding, prefilling]), cache, BY_ROW, num_decodes=1)
+    step = buffers.fill(Batch([decoding, prefilling], [3, 2]), cache, BY_ROW, num_decodes=2)
+    buffers.upload(step, device.stream)
+    assert step.token_ids.numpy().tolist() == [-1, prefilling.token_ids[2]], (
+        "row 0 of the step before, and a known token"
+    )

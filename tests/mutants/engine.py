@@ -86,12 +86,20 @@ MUTANTS = [
         "tests/device/test_step.py::test_a_request_that_joins_again_has_another_row",
     ),
     Mutant(
+        "scheduler-lets-a-prompt-starve-decodes",
+        "engine/scheduler.py",
+        "min(request.num_tokens - start, budget - self._decodes_behind(request))",
+        "min(request.num_tokens - start, budget)",
+        "a long prompt of high rank takes the whole budget for many steps",
+        "tests/pure/test_scheduler.py::test_a_long_prompt_of_high_rank_leaves_a_token_to_each_who_decodes",
+    ),
+    Mutant(
         "step-feeds-what-nobody-chose",
         "engine/step.py",
         "if self._all_chose and decodes == self._requests",
         "if decodes and decodes == self._requests",
         "the last token of a prompt is taken from the step that ran the prompt up to there",
-        "tests/device/test_many_requests.py::test_each_request_gets_what_it_gets_alone[toy-normal]",
+        "tests/device/test_step.py::test_a_prompts_last_token_is_fed_from_the_prompt",
     ),
     Mutant(
         "step-feeds-from-the-wrong-row",

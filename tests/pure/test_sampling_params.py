@@ -150,3 +150,9 @@ def test_a_bad_word_is_spelled_with_and_without_the_blank_before_it() -> None:
     assert len(ids["wor"]) > len(ids[" wor"]) == 1
     found = spellings("w", TOKENIZER)
     assert [TOKENIZER.decode(spelled) for spelled in found] == ["w", " w"]
+
+
+def test_a_field_that_does_not_exist_is_refused() -> None:
+    params = SamplingParams()
+    with pytest.raises(ValueError, match=r"SamplingParams has no max_token; it has .*max_tokens"):
+        params.max_token = 3  # type: ignore[attr-defined]

@@ -118,6 +118,16 @@ def test_the_lower_priority_number_goes_first_then_whoever_came_first():
     assert [run_step(scheduler)[1][0].index for _ in range(4)] == [1, 3, 0, 2]
 
 
+def test_a_long_prompt_of_high_rank_leaves_a_token_to_each_who_decodes():
+    scheduler = make(max_num_seqs=3)
+    for index in range(2):
+        scheduler.add(request(index, 2, max_tokens=9, priority=1))
+    run_step(scheduler)
+    scheduler.add(request(2, 40, max_tokens=2, priority=0))
+    steps = [sizes(run_step(scheduler)[0]) for _ in range(4)]
+    assert steps == [{0: 1, 1: 1, 2: 14}, {0: 1, 1: 1, 2: 14}, {0: 1, 1: 1, 2: 12}, {0: 1, 1: 1, 2: 1}]
+
+
 def test_when_pages_run_out_the_last_in_line_starts_anew():
     scheduler = make(num_pages=4, max_num_seqs=2)
     first, second = request(0, 6, max_tokens=8), request(1, 6, max_tokens=8)

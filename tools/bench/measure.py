@@ -27,7 +27,11 @@ class BenchError(CutawayError):
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `token_times[i]`: when the tokens of job i came, in seconds after the run's start."""
+    """What came of a run.
+
+    token_times[i]: when the tokens of job i were read, in seconds after the run's start; all at its end where answers
+    are not streamed.
+    """
 
     jobs: Sequence[Job]
     seconds: float
@@ -97,8 +101,10 @@ def run(
     with llm.engine.timed_steps() as times:
         preemptions = llm.scheduler.num_preemptions
         llm.engine.watch = timeline and timeline.runs
-        token_times, seconds = _Driver(llm, jobs, temperature, timeline, streams).run(progress)
-        llm.engine.watch = None
+        try:
+            token_times, seconds = _Driver(llm, jobs, temperature, timeline, streams).run(progress)
+        finally:
+            llm.engine.watch = None
         preemptions = llm.scheduler.num_preemptions - preemptions
         return Run(jobs, seconds, token_times, times.read(), times.host_seconds, preemptions)
 

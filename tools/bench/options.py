@@ -83,8 +83,8 @@ def add_model_options(parser: cli.Parser) -> None:
         "--random-weights",
         "--shape",
         metavar="SHAPE",
-        help="no download, weights made on the device: llama-3.2-1b, llama-3.1-8b, smollm2-135m, toy, or a folder with"
-        " a config.json",
+        help="no download, weights made on the device: llama-3.2-1b, llama-3.1-8b, smollm2-135m, toy, or (not for load)"
+        " a folder with a config.json",
     )
 
 
