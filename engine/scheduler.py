@@ -189,7 +189,9 @@ class Scheduler:
                 batch.positions.append(start)
                 budget -= 1
             elif request.num_tokens < request.max_total_tokens:  # else its last token is about to be read
-                count = min(request.num_tokens - start, budget - self._decodes_behind(request))
+                count = request.num_tokens - start
+                if count > 1:
+                    count = min(count, budget - self._decodes_behind(request))
                 if not self._make_room(request, count):
                     break  # it was the last in line, and is waiting now
                 self._run(batch, request, count)

@@ -88,8 +88,8 @@ MUTANTS = [
     Mutant(
         "scheduler-lets-a-prompt-starve-decodes",
         "engine/scheduler.py",
-        "min(request.num_tokens - start, budget - self._decodes_behind(request))",
-        "min(request.num_tokens - start, budget)",
+        "count = min(count, budget - self._decodes_behind(request))",
+        "count = min(count, budget)",
         "a long prompt of high rank takes the whole budget for many steps",
         "tests/pure/test_scheduler.py::test_a_long_prompt_of_high_rank_leaves_a_token_to_each_who_decodes",
     ),
