@@ -163,6 +163,14 @@ class KVCache:
             self._extend(request, table, (self.pool.take() for _ in range(missing)))
         return True
 
+    def add_page(self, request: Request) -> bool:
+        """One more page for a request that has filled its own, which can be found now. False if none is free."""
+        if self.pool.num_free == 0:
+            return False
+        self._extend(request, self.table(request), (self.pool.take(),))
+        self.remember(request)
+        return True
+
     def capacity(self, request: Request) -> int:
         """How many tokens the pages of a request hold."""
         return len(self.table(request).pages) * self.page_size

@@ -182,6 +182,8 @@ class Scheduler:
             if budget == 0:
                 break
             start = request.num_computed
+            if start == request.room > 0:
+                self._extend_room(request)
             if start < request.room:  # as `_run` does it, for the many that just go on
                 request.num_computed = start + 1
                 request.num_tokens += 1
@@ -197,6 +199,11 @@ class Scheduler:
                 self._run(batch, request, count)
                 budget -= count
         return budget
+
+    def _extend_room(self, request: Request) -> None:
+        """One more page for a sequence that decodes and has filled its own, if one is free."""
+        if request.room < request.max_total_tokens - 1 and self.cache.add_page(request):
+            request.room = min(request.room + self.cache.page_size, request.max_total_tokens - 1)
 
     def _decodes_behind(self, request: Request) -> int:
         """How many come after it and want one token each: a long prompt of high rank must leave them theirs."""
