@@ -194,6 +194,8 @@ class Scheduler:
                 count = request.num_tokens - start
                 if count > 1:
                     count = min(count, budget - self._decodes_behind(request))
+                if count == 0:
+                    continue  # the budget is just enough for those behind
                 if not self._make_room(request, count):
                     break  # it was the last in line, and is waiting now
                 self._run(batch, request, count)

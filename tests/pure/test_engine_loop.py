@@ -51,6 +51,7 @@ class DeviceModel:
         assert pieces, "an empty step"
         assert sum(piece.stop - piece.start for piece in pieces) <= BUDGET
         assert len(pieces) == len({piece.request.index for piece in pieces}) <= SEQS
+        assert all(piece.start < piece.stop for piece in pieces), "a piece without a token"
         for piece in pieces:
             known = self.tokens.setdefault(piece.request.index, list(piece.request.token_ids))
             assert known[: len(piece.request.token_ids)] == piece.request.token_ids and piece.stop <= len(known)

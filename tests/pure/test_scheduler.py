@@ -128,6 +128,14 @@ def test_a_long_prompt_of_high_rank_leaves_a_token_to_each_who_decodes():
     assert steps == [{0: 1, 1: 1, 2: 14}, {0: 1, 1: 1, 2: 14}, {0: 1, 1: 1, 2: 12}, {0: 1, 1: 1, 2: 1}]
 
 
+def test_a_prompt_for_which_nothing_is_left_waits_for_the_next_step():
+    """The first prompt takes all but the token of who comes last, and the second gets no empty piece."""
+    scheduler = make(max_num_seqs=3, max_batched_tokens=8, batching="static")
+    for index, prompt, priority in ((0, 1, 1), (1, 20, 0), (2, 20, 0)):
+        scheduler.add(request(index, prompt, priority=priority))
+    assert [sizes(run_step(scheduler)[0]) for _ in range(3)] == [{1: 8}, {0: 1, 1: 7}, {0: 1, 1: 5, 2: 2}]
+
+
 def test_when_pages_run_out_the_last_in_line_starts_anew():
     scheduler = make(num_pages=4, max_num_seqs=2)
     first, second = request(0, 6, max_tokens=8), request(1, 6, max_tokens=8)

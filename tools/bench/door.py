@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools import cli
-from tools.bench import options
-from tools.bench.decode import median_step
+from tools.bench import decode, options
 from tools.bench.figures import Figures
 from tools.bench.measure import runs
 from tools.bench.workload import Job, equal_jobs
@@ -23,13 +21,7 @@ if TYPE_CHECKING:
 SUMMARY = "what checking every driver call costs a decode step without a graph"
 
 
-def add_options(parser: cli.Parser) -> None:
-    options.add_engine_options(parser)
-    options.add_batch_options(parser, batch=1, tokens=100)
-    parser.add_argument(
-        "--steps", type=options.count, default=128, metavar="N", help="decode steps to time (default: 128)"
-    )
-    options.add_warmup(parser)
+add_options = decode.add_options  # the same steps are timed
 
 
 def bench(arguments: argparse.Namespace) -> Figures:
@@ -43,7 +35,7 @@ def bench(arguments: argparse.Namespace) -> Figures:
         jobs = equal_jobs(arguments.batch_size, arguments.input_len, output_len, llm.config.vocab_size)
         calls_per_step = count_calls(llm, jobs) / arguments.steps
         (result,) = runs(arguments, llm, jobs, temperature=0.0)
-        step = median_step(result)
+        step = decode.median_step(result)
         through, straight = calls.driver.cuCtxGetCurrent, entry_point("driver", "cuCtxGetCurrent")
         extra = max(seconds_per_call(through) - seconds_per_call(straight), 0.0)
         return {
