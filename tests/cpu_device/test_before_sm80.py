@@ -11,7 +11,7 @@ from bindings.dtypes import bf16_to_float32, float32_to_bf16
 from engine import ops
 from tests.cpu_device.simt_support import ALL_ORDERS, KERNELS, aligned_zeros, kernels_of
 from tests.cpu_device.test_simt_instructions import fragments_of, matrix_of
-from tests.harness import Case, cases_of, check, run
+from tools.microtest.harness import Case, cases_of, check, run
 
 OLDER = kernels_of("before_sm80.cu")
 

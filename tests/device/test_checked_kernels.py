@@ -12,7 +12,7 @@ from bindings.tensor import Tensor
 from engine import ops
 from engine.spec import Op
 from tests.device.test_kernels import OPERATIONS
-from tests.harness import cases_of, check, run
+from tools.microtest.harness import cases_of, check, run
 
 pytestmark = pytest.mark.cpu_device_only
 

@@ -15,8 +15,8 @@ from bindings.tensor import Tensor
 from engine import LLM, SamplingParams
 from engine.models import llama
 from engine.random_model import write_random_model
-from tests.comparator import assert_same_bits
 from tests.recorded_logits import Row, recorded_logits, rows_of
+from tools.microtest.comparator import assert_same_bits
 
 # Rows of a product where the device's own would be fewer: so every device fills up blocks.
 BLOCK = 16

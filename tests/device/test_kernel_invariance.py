@@ -15,10 +15,10 @@ from bindings.dtypes import BF16, F32, DType
 from bindings.errors import CutawayError
 from engine import ops
 from engine.spec import Op
-from tests.comparator import assert_same_bits
-from tests.harness import Problem, cases_of, run
-from tests.reference.paged_attention import Batch, random_batch
-from tests.reference.prefill_attention import problem
+from tools.microtest.comparator import assert_same_bits
+from tools.microtest.harness import Problem, cases_of, run
+from tools.microtest.reference.paged_attention import Batch, random_batch
+from tools.microtest.reference.prefill_attention import problem
 
 Chunk = tuple[int, int]
 

@@ -10,11 +10,11 @@ import pytest
 from bindings.device import Device
 from engine import lab_ops, ops
 from engine.spec import Launch, Op
-from tests.comparator import assert_same_bits
-from tests.harness import Case, cases_of, check, run
-from tests.reference import prefill_attention
-from tests.reference.paged_attention import Batch, random_batch
 from tests.statistics import assert_chi_square
+from tools.microtest.comparator import assert_same_bits
+from tools.microtest.harness import Case, cases_of, check, run
+from tools.microtest.reference import prefill_attention
+from tools.microtest.reference.paged_attention import Batch, random_batch
 
 # This rung subtracts no maximum; test_naive_softmax_overflows shows what comes of it.
 BEYOND = {("softmax_v1_naive", "shifted1000"), ("softmax_v1_naive", "shifted-1000")}

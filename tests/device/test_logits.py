@@ -10,9 +10,9 @@ import pytest
 
 from bindings.device import Device
 from engine import LLM
-from tests.comparator import assert_close
 from tests.reference_logits import ReferenceLogits, load_reference_logits
 from tests.tiny_llama import MODELS, PROMPT_LENGTHS, TinyLlama
+from tools.microtest.comparator import assert_close
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)

@@ -18,9 +18,9 @@ from engine.request import Request
 from engine.sampler import Parameters, Sampler
 from engine.sampling_params import SamplingParams
 from tests.pure.test_scheduler import answer
-from tests.rounding import F32_EPS
 from tests.sampling_oracle import distribution, edited_logits
 from tests.statistics import assert_follows
+from tools.microtest.rounding import F32_EPS
 
 ROWS, VOCAB, STOP_IDS = 600, 20, frozenset({18, 19})
 LOGITS = np.random.default_rng(11).uniform(-1, 1, VOCAB).astype(np.float32)
@@ -208,7 +208,7 @@ def test_logprobs_are_those_before_any_change(steps: Steps, fields: dict[str, An
     x = logits.astype(np.float64)
     expected = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
     assert found is not None and found.top_ids.shape == (3, 2)
-    error = 64 * F32_EPS * np.abs(expected).max()  # tests/reference/logprobs.py has the bound of the kernel
+    error = 64 * F32_EPS * np.abs(expected).max()  # tools/microtest/reference/logprobs.py has the bound of the kernel
     for row, token in enumerate(tokens):
         entries = found.entries(row, token, row, str)
         likeliest = np.argsort(-expected[row])[:row].tolist()

@@ -19,10 +19,10 @@ from bindings.device import Device
 from engine import LLM, SamplingParams
 from engine.outputs import Logprob, RequestOutput
 from engine.params_for_model import params_for_model
-from tests.reference.logprobs import error_bound
 from tests.sampling_oracle import distribution, edited_logits
 from tests.statistics import assert_follows
 from tests.tiny_model import TINIEST, write_tiniest
+from tools.microtest.reference.logprobs import error_bound
 
 VOCAB, END = TINIEST["vocab_size"], TINIEST["eos_token_id"]
 PAGE_BYTES = 16 * 2 * TINIEST["head_dim"] * 2  # keys and values of 16 tokens, one layer, one head, bf16

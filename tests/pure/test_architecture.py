@@ -172,6 +172,6 @@ def test_op_has_its_kernel(op: ops.Op) -> None:
 
 @pytest.mark.parametrize("name", ops.ALL)
 def test_op_has_its_reference_and_cases(name: str) -> None:
-    reference = importlib.import_module(f"tests.reference.{name}")
+    reference = importlib.import_module(f"tools.microtest.reference.{name}")
     names = [case.name for case in reference.cases()]
-    assert names and len(set(names)) == len(names), f"tests/reference/{name}.py: case names must differ: {names}"
+    assert names and len(set(names)) == len(names), f"the cases of {name} must have different names: {names}"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bindings.dtypes import float32_to_bf16
-from tests.comparator import assert_close, assert_same_bits
-from tests.rounding import BF16_EPS, F32_EPS, bf16_bound, round_to_bf16
+from tools.microtest.comparator import assert_close, assert_same_bits
+from tools.microtest.rounding import BF16_EPS, F32_EPS, bf16_bound, round_to_bf16
 
 EXPECTED = np.linspace(1.0, 2.0, 12).reshape(3, 4)
 

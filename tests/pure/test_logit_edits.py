@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from engine.logit_edits import LogitEdits
 from engine.sampling_params import SamplingParams
-from tests.rounding import F32_EPS
 from tests.sampling_oracle import edited_logits
+from tools.microtest.rounding import F32_EPS
 
 VOCAB = 40
 STOP_IDS = frozenset({38, 39})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.reference.argmax import argmax
-from tests.reference.gumbel_sample import gumbel_noise, gumbel_scores
-from tests.reference.philox import philox4x32_10
-from tests.reference.random_normal import random_normal
 from tests.statistics import assert_chi_square
+from tools.microtest.reference.argmax import argmax
+from tools.microtest.reference.gumbel_sample import gumbel_noise, gumbel_scores
+from tools.microtest.reference.philox import philox4x32_10
+from tools.microtest.reference.random_normal import random_normal
 
 KNOWN_ANSWERS = [
     ([0, 0, 0, 0], 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),

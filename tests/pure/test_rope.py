@@ -12,9 +12,9 @@ import pytest
 from engine.config import ModelConfig, RopeScaling
 from engine.errors import UsageError
 from engine.rope import inverse_frequencies, rope_table
-from tests.comparator import assert_close
-from tests.rounding import F32_EPS
 from tests.tiny_model import read_config
+from tools.microtest.comparator import assert_close
+from tools.microtest.rounding import F32_EPS
 
 LLAMA3 = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
 # transformers 5.23, LlamaRotaryEmbedding with Llama-3.1-8B's settings: {pair: radians a position}, in float32.

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bindings.cpu import cublas, driver
 from bindings.dtypes import BF16, F16, F32, DType, decode, encode
-from tests.comparator import assert_close, assert_same_bits
 from tests.cpu_device.driver.support import download, ok, status, upload
-from tests.rounding import F32_EPS, sum_eps
+from tools.microtest.comparator import assert_close, assert_same_bits
+from tools.microtest.rounding import F32_EPS, sum_eps
 
 CUDA_TYPE = {F32: 0, F16: 2, BF16: 14}
 N, T, C = 0, 1, 2

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.reference.paged_attention import Batch, Doubles, attend, random_batch, round_bf16, softmax_scale
-from tests.rounding import BF16_EPS, bf16_bound
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.paged_attention import Batch, Doubles, attend, random_batch, round_bf16, softmax_scale
+from tools.microtest.rounding import BF16_EPS, bf16_bound
 
 # (queries, tokens of earlier steps) of each sequence: one has nothing to do, one a single query (a decode
 # step).

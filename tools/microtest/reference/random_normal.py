@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.reference.philox import philox4x32_10
-from tests.rounding import F32_EPS, bf16_bound
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.philox import philox4x32_10
+from tools.microtest.rounding import F32_EPS, bf16_bound
 
 # Largest absolute error of __sinf and __cosf between -pi and pi.
 # Source: CUDA C++ Programming Guide, "Mathematical Functions", table of intrinsic functions.

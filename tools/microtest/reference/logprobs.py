@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.rounding import F32_EPS
+from tools.microtest.harness import Case, Problem
+from tools.microtest.rounding import F32_EPS
 
 
 def error_bound(logits: np.ndarray) -> np.ndarray:

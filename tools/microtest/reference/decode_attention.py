@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from engine.ops import SPLIT_TOKENS
-from tests.harness import Case, Problem
-from tests.reference.paged_attention import Batch, attend, random_batch, round_bf16, softmax_scale
-from tests.rounding import F32_EPS
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.paged_attention import Batch, attend, random_batch, round_bf16, softmax_scale
+from tools.microtest.rounding import F32_EPS
 
 # Around the page (16), the tile (128) and the split (256).
 LENGTHS = (1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 640)

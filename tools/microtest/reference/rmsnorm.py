@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.rounding import F32_EPS, bf16_bound, round_to_bf16, sum_eps
+from tools.microtest.harness import Case, Problem
+from tools.microtest.rounding import F32_EPS, bf16_bound, round_to_bf16, sum_eps
 
 SHAPES = [(1, 8), (3, 576), (19, 1000), (111, 64), (1, 2048), (3, 4096), (2, 8192)]
 

@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.reference.argmax import argmax
-from tests.reference.philox import philox4x32_10
-from tests.rounding import F32_EPS
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.argmax import argmax
+from tools.microtest.reference.philox import philox4x32_10
+from tools.microtest.rounding import F32_EPS
 
 
 def gumbel_noise(seeds: np.ndarray, positions: np.ndarray, vocab: int) -> np.ndarray:

@@ -8,9 +8,17 @@ from functools import partial
 import numpy as np
 
 from engine.ops import SPLIT_TOKENS
-from tests.harness import Case, Problem
-from tests.reference.paged_attention import PAGE_SIZE, Doubles, Floats, attend, random_batch, softmax_scale, traps
-from tests.rounding import F32_EPS, bf16_bound
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.paged_attention import (
+    PAGE_SIZE,
+    Doubles,
+    Floats,
+    attend,
+    random_batch,
+    softmax_scale,
+    traps,
+)
+from tools.microtest.rounding import F32_EPS, bf16_bound
 
 # (D, NH, NKV)
 SHAPES = ((64, 9, 3), (80, 5, 1), (96, 2, 2), (128, 8, 1))

@@ -1,6 +1,6 @@
 """Runs an operation on a case: inputs to the device, launch, every output against its reference.
 
-`tests/reference/<op>.py` holds, for each operation, the float64 reference and `cases() -> list[Case]`.
+`tools/microtest/reference/<op>.py` holds, for each operation, the float64 reference and `cases() -> list[Case]`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bindings.device import Device
 from bindings.dtypes import decode, encode
 from bindings.tensor import Tensor
 from engine.spec import Op, TensorArg
-from tests.comparator import assert_close, assert_same_bits
+from tools.microtest.comparator import assert_close, assert_same_bits
 
 POISON = 0xFF  # as bytes: NaN in every float format, -1 in every signed integer
 GUARD_BYTES = 512  # keeps the 256-byte alignment of an allocation
@@ -64,8 +64,8 @@ class Case:
 
 
 def cases_of(op: Op) -> list[Case]:
-    """The cases of an operation, from `tests/reference/<entry>.py`: every rung of a ladder shares its entry's."""
-    module = importlib.import_module(f"tests.reference.{op.entry}")
+    """The cases of an operation, from `reference/<entry>.py`: every rung of a ladder shares its entry's."""
+    module = importlib.import_module(f"tools.microtest.reference.{op.entry}")
     cases: list[Case] = module.cases()
     return cases
 

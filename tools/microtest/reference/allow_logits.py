@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
+from tools.microtest.harness import Case, Problem
 
 
 def _problem(rows: tuple[int, ...], vocab: int, rng: np.random.Generator) -> Problem:

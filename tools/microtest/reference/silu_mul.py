@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.rounding import F32_EPS, bf16_bound, expf_eps, round_to_bf16
+from tools.microtest.harness import Case, Problem
+from tools.microtest.rounding import F32_EPS, bf16_bound, expf_eps, round_to_bf16
 
 EXTREMES = (0.0, -0.0, 88.0, -88.0, 90.0, -90.0, 1e4, -1e4, 3e38, -3e38, 1e-38, -1e-38)
 

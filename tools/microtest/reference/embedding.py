@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.rounding import round_to_bf16
+from tools.microtest.harness import Case, Problem
+from tools.microtest.rounding import round_to_bf16
 
 
 def embedding(token_ids: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
+from tools.microtest.harness import Case, Problem
 
 
 def argmax(logits: np.ndarray) -> np.ndarray:

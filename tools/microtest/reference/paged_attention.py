@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bindings.dtypes import bf16_to_float32, float32_to_bf16
-from tests.rounding import F32_EPS
+from tools.microtest.rounding import F32_EPS
 
 PAGE_SIZE = 16
 TABLE_TRAPS = (-1, -(2**31), 2**31 - 1, 10**6)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
+from tools.microtest.harness import Case, Problem
 
 # How far top_p keeps from every sum that a kept set can have. expf is off by some 2^-22 of each mass, a sum of masses
 # as much; V = 2^17 roundings to 2^-40 of the largest mass add 2^-24 of it; float32 top_p * total, 2^-24.

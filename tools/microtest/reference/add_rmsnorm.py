@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.reference.rmsnorm import SHAPES, rmsnorm, rmsnorm_bound
-from tests.rounding import round_to_bf16
+from tools.microtest.harness import Case, Problem
+from tools.microtest.reference.rmsnorm import SHAPES, rmsnorm, rmsnorm_bound
+from tools.microtest.rounding import round_to_bf16
 
 
 def _build(tokens: int, hidden: int, rng: np.random.Generator) -> Problem:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
+from tools.microtest.harness import Case, Problem
 
 
 def feed_tokens(token_ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:

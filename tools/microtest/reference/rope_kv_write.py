@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from tests.harness import Case, Problem
-from tests.rounding import F32_EPS, bf16_bound, round_to_bf16
+from tools.microtest.harness import Case, Problem
+from tools.microtest.rounding import F32_EPS, bf16_bound, round_to_bf16
 
 PAGE_SIZE = 16
 POSITIONS = 300
