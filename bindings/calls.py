@@ -6,13 +6,13 @@ one, or a tuple. With tracing on, each call is also recorded, before and after.
 """
 
 import inspect
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from bindings import backend
 from bindings.errors import STICKY, CudaError
+from bindings.handles import handle_name
 from bindings.memory import memory_map
 from bindings.trace import recorder
 
@@ -56,6 +56,9 @@ def _spell_number(value: Any) -> str:
         number = int(value)
     except (TypeError, ValueError):
         return f"<{type(value).__name__}>"
+    name = handle_name(value)
+    if name is not None:
+        return name
     if number > 0xFFFFFFFF:
         return memory_map.describe(number)
     return str(number) if isinstance(value, int) else hex(number)
@@ -116,15 +119,16 @@ def _traced(name: str, function: Callable[..., Any], call: Callable[..., Any]) -
     """`call`, recorded before and after."""
 
     def traced(*arguments: Any) -> Any:
-        event = recorder.before(name, spell_arguments(function, arguments))
-        started, result = time.perf_counter_ns(), "ok"
+        if recorder.ignores:
+            return call(*arguments)
+        event, result = recorder.before(name, spell_arguments(function, arguments)), "ok"
         try:
             return call(*arguments)
         except CudaError as error:
             result = error.name
             raise
         finally:
-            recorder.after(event, started, result)
+            recorder.after(event, result)
 
     return traced
 

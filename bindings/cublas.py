@@ -16,20 +16,54 @@ tensor cores too: both operands run along K in memory.
 
 from __future__ import annotations
 
+from enum import IntEnum
+from math import prod
+
 from bindings import backend
 from bindings.calls import cublas
 from bindings.device import Device, Stream
 from bindings.dtypes import BF16, F16, F32, DType
 from bindings.errors import CutawayError
 from bindings.tensor import Tensor
+from bindings.trace import recorder
 
-# cublasOperation_t, cudaDataType, cublasComputeType_t, cublasMath_t, cublasGemmAlgo_t: values from the CUDA headers.
-OP_N, OP_T = 0, 1
-CUDA_TYPE = {F32: 0, F16: 2, BF16: 14}
-COMPUTE_32F = 68
-# Partial sums stay float32 even where cuBLAS splits K: without this flag it may add bf16-rounded parts.
-MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
-GEMM_DEFAULT = -1
+
+class Operation(IntEnum):
+    """cublasOperation_t, as in the CUDA headers; these are enums so that a trace shows their names."""
+
+    CUBLAS_OP_N = 0
+    CUBLAS_OP_T = 1
+
+
+class DataType(IntEnum):
+    """cudaDataType."""
+
+    CUDA_R_32F = 0
+    CUDA_R_16F = 2
+    CUDA_R_16BF = 14
+
+
+class ComputeType(IntEnum):
+    """cublasComputeType_t."""
+
+    CUBLAS_COMPUTE_32F = 68
+
+
+class Algorithm(IntEnum):
+    """cublasGemmAlgo_t."""
+
+    CUBLAS_GEMM_DEFAULT = -1
+
+
+class MathMode(IntEnum):
+    """cublasMath_t. Partial sums stay float32 even where cuBLAS splits K: else it may add bf16-rounded parts."""
+
+    CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+
+
+OP_N, OP_T = Operation.CUBLAS_OP_N, Operation.CUBLAS_OP_T
+CUDA_TYPE = {F32: DataType.CUDA_R_32F, F16: DataType.CUDA_R_16F, BF16: DataType.CUDA_R_16BF}
+COMPUTE_32F, GEMM_DEFAULT = ComputeType.CUBLAS_COMPUTE_32F, Algorithm.CUBLAS_GEMM_DEFAULT
 
 # What NVIDIA's manual recommends for Hopper; enough for every algorithm's split-K buffers on older GPUs too.
 WORKSPACE_BYTES = 32 * 1024 * 1024
@@ -53,7 +87,7 @@ class Blas:
         self.handle = cublas.cublasCreate()
         cublas.cublasSetStream(self.handle, int(stream.handle))
         cublas.cublasSetWorkspace(self.handle, self._workspace.address, self._workspace.nbytes)
-        cublas.cublasSetMathMode(self.handle, MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)
+        cublas.cublasSetMathMode(self.handle, MathMode.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)
 
     @property
     def version(self) -> int:
@@ -66,6 +100,8 @@ class Blas:
         a and b share one of bf16, f16, f32; out may be that or f32. Raises CutawayError when shapes do not fit.
         """
         m, n, k = _gemm_sizes(out, a, b, transpose_b)
+        if recorder.active:
+            self._tell("gemm", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
             1.0, b.address, _type(b.dtype), k if transpose_b else n, a.address, _type(a.dtype), k,
@@ -92,11 +128,27 @@ class Blas:
             raise CutawayError(f"gemm_batched: batch sizes differ: out {out!r}, a {a!r}, b {b!r}")
         groups = sizes.pop()
         m, n, k = _gemm_sizes(_one(out), _one(a), _one(b), transpose_b)
+        if recorder.active:
+            self._tell("gemm_batched", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmStridedBatchedEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
             1.0, b.address, _type(b.dtype), k if transpose_b else n, n * k, a.address, _type(a.dtype), k, m * k,
             0.0, out.address, _type(out.dtype), n, m * n, groups, COMPUTE_32F, GEMM_DEFAULT,
         )  # fmt: skip
+
+    def _tell(self, op: str, out: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, int, int], transpose_b: bool) -> None:
+        """What a trace tells of a product: in row-major words, beside cuBLAS's own arguments."""
+        m, n, k = sizes
+        operands = {"out": out, "a": a, "b": b}
+        recorder.operands = operands
+        recorder.detail = {
+            "op": op,
+            "tensors": {name: repr(tensor) for name, tensor in operands.items()},
+            "roles": {"out": "out", "a": "in", "b": "in"},
+            **{"m": m, "n": n, "k": k, "transpose_b": transpose_b, "stream": self.stream.name},
+            "bytes": out.nbytes + a.nbytes + b.nbytes,
+            "flops": 2 * prod(out.shape) * k,
+        }
 
     def close(self) -> None:
         """Release the handle and its workspace."""
@@ -108,7 +160,7 @@ def _one(batch: Tensor) -> Tensor:
     return batch[0:1].view(*batch.shape[1:])
 
 
-def _type(dtype: DType) -> int:
+def _type(dtype: DType) -> DataType:
     if dtype not in CUDA_TYPE:
         raise CutawayError(f"gemm takes bf16, f16 or f32, not {dtype.name}")
     return CUDA_TYPE[dtype]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
@@ -20,10 +21,12 @@ from bindings import architecture, backend, calls
 from bindings.calls import driver, nvrtc
 from bindings.dtypes import DType, encode
 from bindings.errors import CudaError, DeviceError
+from bindings.handles import forget_handle, name_handle
 from bindings.kernel import KernelLibrary
 from bindings.memory import OutOfMemory, memory_map
 from bindings.nvrtc import toolchain
 from bindings.tensor import Tensor
+from bindings.trace import recorder
 
 
 def _enum(enum_name: str, member: str) -> Any:
@@ -108,6 +111,7 @@ class Device:
 
     def alloc(self, nbytes: int, name: str) -> Buffer:
         """`nbytes` of device memory under a name for errors and traces. Raises OutOfMemory when there is not enough."""
+        recorder.tell(buffer=name, nbytes=nbytes)
         try:
             address = int(driver.cuMemAlloc(max(nbytes, 1)))
         except CudaError as error:
@@ -138,24 +142,29 @@ class Device:
     def copy_in(self, address: int, source: NDArray, stream: Stream | None = None) -> None:
         """Copy a contiguous host array to `address` and wait, so that `source` may be reused."""
         stream = stream or self.stream
+        recorder.tell(bytes=source.nbytes, stream=stream.name)
         driver.cuMemcpyHtoDAsync(address, source.ctypes.data, source.nbytes, stream.handle)
         stream.synchronize()
 
     def copy_in_async(self, address: int, source: int, nbytes: int, stream: Stream) -> None:
         """Start a copy from pinned host memory; `source` must keep its bytes until the stream has passed it."""
+        recorder.tell(bytes=nbytes, stream=stream.name)
         driver.cuMemcpyHtoDAsync(address, source, nbytes, stream.handle)
 
     def copy_on_device(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
         """Start a copy from one device address to another."""
+        recorder.tell(bytes=2 * nbytes, stream=stream.name)  # read and written
         driver.cuMemcpyDtoDAsync(target, source, nbytes, stream.handle)
 
     def copy_out_async(self, target: int, address: int, nbytes: int, stream: Stream) -> None:
         """Start a copy into pinned host memory; its bytes are there once the stream has passed it."""
+        recorder.tell(bytes=nbytes, stream=stream.name)
         driver.cuMemcpyDtoHAsync(target, address, nbytes, stream.handle)
 
     def copy_out(self, target: NDArray, address: int, stream: Stream | None = None) -> None:
         """Copy from `address` into a contiguous host array and wait."""
         stream = stream or self.stream
+        recorder.tell(bytes=target.nbytes, stream=stream.name)
         driver.cuMemcpyDtoHAsync(target.ctypes.data, address, target.nbytes, stream.handle)
         stream.synchronize()
 
@@ -215,7 +224,9 @@ class Buffer:
 
     def fill(self, byte: int, stream: Stream | None = None) -> None:
         """Set every byte."""
-        driver.cuMemsetD8Async(self.address, byte, self.nbytes, (stream or self.device.stream).handle)
+        stream = stream or self.device.stream
+        recorder.tell(bytes=self.nbytes, stream=stream.name)
+        driver.cuMemsetD8Async(self.address, byte, self.nbytes, stream.handle)
 
     def free(self) -> None:
         """Return the memory. A second call does nothing."""
@@ -223,6 +234,7 @@ class Buffer:
             return
         self._freed = True
         self.device.forget(self)
+        recorder.tell(buffer=self.name, nbytes=self.nbytes)
         driver.cuMemFree(self.address)  # while its name is still known: a trace shows it
         memory_map.remove(self.address)
 
@@ -232,6 +244,7 @@ class HostBuffer:
 
     def __init__(self, device: Device, nbytes: int, name: str) -> None:
         self.device, self.nbytes, self.name = device, nbytes, name
+        recorder.tell(buffer=name, nbytes=nbytes)
         self.address = int(driver.cuMemHostAlloc(max(nbytes, 1), 0))
         self._bytes = (ctypes.c_uint8 * nbytes).from_address(self.address)
         memory_map.add(self.address, nbytes, name)
@@ -245,17 +258,21 @@ class HostBuffer:
         """Return the memory. A second call does nothing."""
         if self.address:
             self.device.forget(self)
+            recorder.tell(buffer=self.name, nbytes=self.nbytes)
             driver.cuMemFreeHost(self.address)
             memory_map.remove(self.address)
             self.address = 0
 
 
 class Stream:
-    """An ordered queue of work on the device."""
+    """An ordered queue of work on the device. `name` is "stream 1" and so on, for traces."""
+
+    _numbers = itertools.count(1)
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device, self.name = device, f"stream {next(self._numbers)}"
         self.handle = driver.cuStreamCreate(_enum("CUstream_flags", "CU_STREAM_NON_BLOCKING"))
+        name_handle(self.handle, self.name)
 
     def synchronize(self) -> None:
         """Wait until all work given to this stream is done."""
@@ -276,11 +293,14 @@ class Stream:
         mode = _enum("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
         with _garbage_left_alone():
             driver.cuStreamBeginCapture(self.handle, mode)
+            recorder.capturing = graph.number
             try:
                 yield graph
             except BaseException:
                 self._abandon_capture()
                 raise
+            finally:
+                recorder.capturing = None
             graph.instantiate(driver.cuStreamEndCapture(self.handle))
 
     def _abandon_capture(self) -> None:
@@ -291,6 +311,7 @@ class Stream:
     def close(self) -> None:
         """Destroy the stream; work already given to it still completes."""
         driver.cuStreamDestroy(self.handle)
+        forget_handle(self.handle)
 
 
 class Event:
@@ -314,19 +335,29 @@ class Event:
 
 
 class Graph:
-    """Captured work, launched again at the host cost of one call. Arguments stay what they were at capture."""
+    """Captured work, launched again at the host cost of one call. Arguments stay what they were at capture.
+
+    `number` is 1, 2, … for traces, where the calls that were captured into it carry it, too.
+    """
+
+    _numbers = itertools.count(1)
 
     def __init__(self) -> None:
+        self.number = next(self._numbers)
         self._graph: Any = None
         self._executable: Any = None
 
     def instantiate(self, graph: Any) -> None:
         """Called at the end of a capture: check the recorded work and make it launchable."""
         self._graph = graph
+        recorder.tell(graph=self.number)
         self._executable = driver.cuGraphInstantiate(graph, 0)
+        name_handle(graph, f"graph {self.number}")
+        name_handle(self._executable, f"graph {self.number}")
 
     def launch(self, stream: Stream) -> None:
         """Give the whole graph to `stream`."""
+        recorder.tell(graph=self.number, stream=stream.name)
         driver.cuGraphLaunch(self._executable, stream.handle)
 
     def close(self) -> None:
@@ -334,4 +365,6 @@ class Graph:
         if self._executable is not None:
             driver.cuGraphExecDestroy(self._executable)
             driver.cuGraphDestroy(self._graph)
+            forget_handle(self._executable)
+            forget_handle(self._graph)
             self._graph = self._executable = None

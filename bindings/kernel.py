@@ -19,6 +19,7 @@ from bindings import calls
 from bindings.calls import driver
 from bindings.dtypes import F32, I32, I64, U32, U64, DType
 from bindings.errors import CudaError, CutawayError
+from bindings.handles import forget_handle, name_handle
 from bindings.launch_limits import Dim3, LaunchLimits
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
 from bindings.toolkit import PARAM_INFO
@@ -49,9 +50,10 @@ DEFAULT_SMEM = 48 * 1024
 class Module:
     """A loaded image (a cubin; on the CPU device, a shared object)."""
 
-    def __init__(self, device: Device, image: bytes, name: str) -> None:
-        self.device, self.name, self._image = device, name, image
+    def __init__(self, device: Device, image: bytes, name: str, defines: Defines) -> None:
+        self.device, self.name, self.defines, self._image = device, name, dict(defines), image
         self.handle = driver.cuModuleLoadData(image)
+        name_handle(self.handle, name)
 
     def function(self, entry: str) -> Any:
         """The handle of an `extern "C" __global__` function. Raises CudaError when there is none of that name."""
@@ -60,6 +62,7 @@ class Module:
     def close(self) -> None:
         """Unload the module; its kernels must not be launched again."""
         driver.cuModuleUnload(self.handle)
+        forget_handle(self.handle)
 
 
 class Kernel:
@@ -74,6 +77,7 @@ class Kernel:
     def __init__(self, module: Module, entry: str, parameters: Sequence[Parameter]) -> None:
         self.module, self.entry, self.parameters = module, entry, list(parameters)
         self.handle = module.function(entry)
+        name_handle(self.handle, entry)
         formats = [_FORMATS[dtype][0] for _, dtype in parameters]
         self._check_layout([struct.calcsize(one) for one in formats])
         self._prepare_arguments(formats)
@@ -150,7 +154,7 @@ class Kernel:
             self._allow_dynamic_smem(smem)
         calls.last_launch = self.entry
         if recorder.active:
-            recorder.detail = self._detail(arguments)
+            recorder.tell(**self._detail(stream, grid, block, arguments, smem))
         try:
             if dependent and self.module.device.dependent_launch:
                 config = self._dependent_config(grid, block, smem, stream)
@@ -193,10 +197,22 @@ class Kernel:
             self._configs[key] = _dependent_config(grid, block, smem, stream)
         return self._configs[key]
 
-    def _detail(self, arguments: Sequence[int | float]) -> dict[str, Any]:
+    def _detail(
+        self, stream: Stream, grid: Dim3, block: Dim3, arguments: Sequence[int | float], smem: int
+    ) -> dict[str, Any]:
+        """What a trace tells of a launch. `smem` is shared memory of both kinds."""
         named = zip(self.parameters, arguments, strict=True)
-        spelled = {name: calls.spell(value) for (name, _), value in named}
-        return {"kernel": self.entry, "params": spelled, **recorder.detail}
+        return {
+            "kernel": self.entry,
+            "source": self.module.name,
+            "defines": self.module.defines,
+            "params": {name: calls.spell(value) for (name, _), value in named},
+            "grid": list(grid),
+            "block": list(block),
+            "smem": smem + self.static_smem,
+            "registers": self.registers,
+            "stream": stream.name,
+        }
 
 
 def _dependent_config(grid: tuple[int, ...], block: tuple[int, ...], smem: int, stream: Stream) -> Any:
@@ -234,7 +250,7 @@ class KernelLibrary:
     def _module(self, source: str, constants: tuple[tuple[str, int | str], ...]) -> Module:
         if (source, constants) not in self._modules:
             compiled = compile_kernel(_source_path(source), dict(constants), self._device.arch)
-            self._modules[source, constants] = Module(self._device, compiled.image, source)
+            self._modules[source, constants] = Module(self._device, compiled.image, source, dict(constants))
         return self._modules[source, constants]
 
     def precompile(self, wanted: Sequence[tuple[str, Defines]], progress: Callable[[int, int], None]) -> None:

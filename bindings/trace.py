@@ -1,24 +1,55 @@
 """The recorder: who called what, when, for how long, from which line, under which label.
 
-Off by default, and then it costs nothing: the door hands out functions that know nothing of it. `record_to(path)`
-writes one JSON line a call. `CUTAWAY_TRACE=1` prints each call's name to stderr before it is made, `2` its arguments
-too, so that the last line before a crash is the culprit.
+Off by default, and then it costs nothing: the door hands out functions that know nothing of it. It is on while a
+`Listener` listens: one that writes JSON lines (`record_to`), one that prints each call before it is made
+(`CUTAWAY_TRACE=1` names, `2` arguments too, so that the last line before a crash is the culprit), or one of the views
+of tools/trace.
+
+An event is a dictionary that JSON can hold. Of every call:
+
+    kind "call"    n: its number, from 1 on    t_us: when it was made, in microseconds of the trace
+    call           the API's own name          args: its arguments by the API's parameter names, spelled out
+    label          "step 1 / decode / layer 3 / attention"      site: "engine/models/llama.py:160"
+    host_us        how long the host was in it                  result: "ok", or the error's name
+
+Whoever makes the call can say more (`Recorder.detail`): a launch its kernel, parameters, geometry, bytes and FLOPs; a
+product its sizes; an allocation its buffer. While a stream captures, what it is given carries `captured`, the
+number of the graph that it goes to: that is recorded and does not run.
 """
 
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from bindings.errors import CutawayError
 
+if TYPE_CHECKING:
+    from bindings.tensor import Tensor
+
+Event = dict[str, Any]
+
 _BINDINGS = str(Path(__file__).parent)
 _PROJECT = str(Path(__file__).parent.parent)
+
+
+class Listener(Protocol):
+    """Who watches. What a listener itself asks of the device is neither recorded nor listened to."""
+
+    def before(self, event: Event) -> None:
+        """The call is about to be made. What this raises is raised in its place."""
+
+    def after(self, event: Event) -> None:
+        """The call has returned: `host_us` and `result` are there."""
+
+    def note(self, note: Event) -> None:
+        """Something that is no call: a step of the engine (engine/step_notes.py)."""
 
 
 def print_level() -> int:
@@ -29,6 +60,16 @@ def print_level() -> int:
     return int(value)
 
 
+@cache
+def _shown_path(name: str) -> str:
+    return os.path.relpath(name, _PROJECT) if name.startswith(_PROJECT) else name
+
+
+@cache
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(_BINDINGS)
+
+
 def call_site() -> str:
     """`file:line` of the nearest caller that says something, relative to the project where it lies inside it.
 
@@ -36,69 +77,116 @@ def call_site() -> str:
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_BINDINGS) or frame.f_globals.get("TRACE_PASSES_OVER", False)
+        _is_passed_over(frame.f_code.co_filename) or frame.f_globals.get("TRACE_PASSES_OVER", False)
     ):
         frame = frame.f_back
-    name = frame.f_code.co_filename
-    name = os.path.relpath(name, _PROJECT) if name.startswith(_PROJECT) else name
-    return f"{name}:{frame.f_lineno}"
+    return f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 class Recorder:
-    """Collects calls while something listens: a JSON-lines file, stderr, or both.
+    """Hands every call to those who listen.
 
-    `active` is read by the door and by Kernel.launch; `labels` is the stack that `label()` pushes to;
-    `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's named arguments).
+    `active` is read by the door and by whoever can say more of a call; `labels` is the stack that `label()` pushes to;
+    `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's named arguments), and
+    `operands` its tensors by name, for listeners that look into device memory. `capturing` is the number of the graph
+    that a stream is being captured into, None while none is. `wants_eager`: a listener wishes to see every kernel
+    launched on its own, where the engine would replay a graph.
     """
 
     def __init__(self) -> None:
-        self.file: TextIO | None = None
         self.labels: list[str] = []
         self.detail: dict[str, Any] = {}
+        self.operands: Mapping[str, Tensor] = {}
+        self.capturing: int | None = None
+        self.wants_eager = False
         self.count = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()  # kernels are compiled by several threads
+        self._busy = threading.local()
 
     @cached_property
-    def print_level(self) -> int:
-        """$CUTAWAY_TRACE, read at the first call. Raises CutawayError when it is no level."""
-        return print_level()
+    def listeners(self) -> list[Listener]:
+        """Who listens. $CUTAWAY_TRACE is read at the first look; raises CutawayError when it is no level."""
+        level = print_level()
+        return [Printer(level)] if level else []
 
     @property
     def active(self) -> bool:
-        """Whether calls are being recorded or printed."""
-        return self.file is not None or self.print_level > 0
+        """Whether anybody listens."""
+        return bool(self.listeners)
 
-    def before(self, name: str, arguments: dict[str, str]) -> dict[str, Any]:
-        """Open the event of a call about to be made, and print it if CUTAWAY_TRACE asks for that."""
-        self.count += 1
-        event = {
-            "n": self.count,
-            "t_us": (time.perf_counter_ns() - self.origin) / 1e3,
-            "call": name,
-            "args": arguments,
-            "label": " / ".join(self.labels),
-            "site": call_site(),
-            **self.detail,
-        }
-        self.detail = {}
-        if self.print_level:
-            print(self._line(event), file=sys.stderr, flush=True)
+    @contextmanager
+    def listening(self, listener: Listener, *, first: bool = False) -> Iterator[None]:
+        """Inside the block `listener` hears every call and note, after those who listen already (`first`: before)."""
+        self.listeners.insert(0 if first else len(self.listeners), listener)
+        self.on_change()
+        try:
+            yield
+        finally:
+            self.listeners.remove(listener)
+            self.on_change()
+
+    @property
+    def ignores(self) -> bool:
+        """Whether calls of this thread are a listener's own."""
+        return getattr(self._busy, "depth", 0) > 0
+
+    @contextmanager
+    def ignoring(self) -> Iterator[None]:
+        """Calls of this thread inside the block are nobody's business."""
+        self._busy.depth = getattr(self._busy, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._busy.depth -= 1
+
+    def tell(self, **detail: Any) -> None:
+        """Record this beside the driver call that comes next."""
+        if self.active:
+            self.detail |= detail
+
+    def now_us(self) -> float:
+        """Microseconds since the origin of the trace."""
+        return (time.perf_counter_ns() - self.origin) / 1e3
+
+    def before(self, name: str, arguments: dict[str, str]) -> Event:
+        """Open the event of a call about to be made."""
+        with self._lock:
+            self.count += 1
+            event = {
+                "kind": "call",
+                "n": self.count,
+                "t_us": self.now_us(),
+                "call": name,
+                "args": arguments,
+                "label": " / ".join(self.labels),
+                "site": call_site(),
+                **self.detail,
+            }
+            if self.capturing is not None and "stream" in event:
+                event["captured"] = self.capturing
+            self.detail = {}
+            with self.ignoring():
+                for listener in self.listeners:
+                    listener.before(event)
+        event["t_us"] = self.now_us()  # listeners may have taken their time
         return event
 
-    def after(self, event: dict[str, Any], started_ns: int, result: str) -> None:
-        """Close an event with its host duration and its result, and write it."""
-        event["host_us"] = (time.perf_counter_ns() - started_ns) / 1e3
+    def after(self, event: Event, result: str) -> None:
+        """Close an event with its host duration and its result."""
+        event["host_us"] = self.now_us() - event["t_us"]
         event["result"] = result
-        if self.file is not None:
-            self.file.write(json.dumps(event) + "\n")
+        with self._lock, self.ignoring():
+            for listener in self.listeners:
+                listener.after(event)
+            self.operands = {}
 
-    def _line(self, event: dict[str, Any]) -> str:
-        if self.print_level == 1:
-            return str(event["call"])
-        arguments = ", ".join(f"{key}={value}" for key, value in event["args"].items())
-        launch = "".join(f" {key}={event[key]}" for key in ("kernel", "params") if key in event)
-        return f"{event['call']}({arguments}){launch}  [{event['label']}] {event['site']}"
+    def note(self, note: Event) -> None:
+        """Tell those who listen of something that is no call; `t_us` is added."""
+        with self._lock, self.ignoring():
+            for listener in self.listeners:
+                listener.note({"t_us": self.now_us(), **note})
 
 
 recorder = Recorder()
@@ -117,24 +205,73 @@ class label:
         recorder.labels.pop()
 
 
-@contextmanager
-def record_to(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Record every call made inside the block to `path`, one JSON object a line.
+class Printer:
+    """Prints each call to stderr before it is made: names, at level 2 arguments, label and line as well."""
 
-    Written aside and renamed at the end, so that a file of that name is always whole.
-    Raises CutawayError when the file can't be written.
+    def __init__(self, level: int) -> None:
+        self._line = _name_of if level == 1 else _line_of
+
+    def before(self, event: Event) -> None:
+        """Print the call."""
+        print(self._line(event), file=sys.stderr, flush=True)
+
+    def after(self, event: Event) -> None:
+        """Nothing: what crashed has no end."""
+
+    def note(self, note: Event) -> None:
+        """Nothing: only calls are printed."""
+
+
+def _name_of(event: Event) -> str:
+    return str(event["call"])
+
+
+def _line_of(event: Event) -> str:
+    arguments = ", ".join(f"{key}={value}" for key, value in event["args"].items())
+    launch = "".join(f" {key}={event[key]}" for key in ("kernel", "params") if key in event)
+    return f"{event['call']}({arguments}){launch}  [{event['label']}] {event['site']}"
+
+
+class _Writer:
+    """Writes every call and note as one JSON object a line."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def before(self, event: Event) -> None:
+        pass
+
+    def after(self, event: Event) -> None:
+        self._file.write(json.dumps(event) + "\n")
+
+    def note(self, note: Event) -> None:
+        self._file.write(json.dumps(note) + "\n")
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """A text file that is written aside and renamed at the end, so that a file of that name is always whole.
+
+    Raises CutawayError when it can't be written.
     """
     target = Path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        recorder.file = aside.open("w", encoding="utf-8")
+        file = aside.open("w", encoding="utf-8")
     except OSError as error:
         raise CutawayError(f"cannot write the trace to {target}: {error.strerror}") from error
-    recorder.on_change()
     try:
-        yield
+        yield file
     finally:
-        recorder.file.close()
-        recorder.file = None
-        recorder.on_change()
+        file.close()
         aside.replace(target)
+
+
+@contextmanager
+def record_to(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Record every call made inside the block to `path`, one JSON object a line; also where the block fails.
+
+    Raises CutawayError when the file can't be written.
+    """
+    with written_aside(path) as file, recorder.listening(_Writer(file)):
+        yield

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bindings.errors import CudaError
+from bindings.trace import recorder
 from engine.answer import Answer
 from engine.errors import EngineDeadError, ModelError, UsageError
 from engine.logprobs import TokenLogprobs
@@ -22,6 +23,7 @@ from engine.outputs import StreamEvent
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Batch, Piece, Scheduler
+from engine.step_notes import StepNotes
 from engine.step_times import StepTimes
 
 
@@ -65,7 +67,8 @@ class LLMEngine:
         self._runner, self._lookahead = runner, async_scheduling
         self._under_way: deque[LaunchedStep] = deque()
         self._live: dict[int, list[Request]] = {}  # the answers to each prompt that have not ended
-        self._num_requests = 0
+        self._num_requests = self._num_steps = 0
+        self._notes = StepNotes(scheduler)
         self._death = ""  # since when it can do nothing more
         self.watch: Callable[[Batch], None] | None = None
 
@@ -119,8 +122,12 @@ class LLMEngine:
                 batch = self.scheduler.schedule()
             if not batch:
                 break
+            self._num_steps += 1
+            batch.number = self._num_steps
             if self.watch:
                 self.watch(batch)
+            if recorder.active:
+                recorder.note(self._notes.of(batch))
             self._under_way.append(self._runner.launch(batch))
         events = self._collect(self._under_way.popleft()) if self._under_way else []
         while self._under_way and not self.scheduler.has_work:  # it was for sequences that have ended

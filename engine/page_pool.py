@@ -49,6 +49,11 @@ class PagePool:
         """Pages that nobody holds."""
         return len(self._free)
 
+    @property
+    def cached(self) -> list[int]:
+        """The pages that nobody holds but whose contents can still be found."""
+        return [number for number in self._named.values() if self._pages[number].holders == 0]
+
     def holders(self, page: int) -> int:
         """How many block tables list `page`."""
         return self._pages[page].holders

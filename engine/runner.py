@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bindings.device import Device, Event, Graph
 from bindings.dtypes import BF16, I32
 from bindings.errors import CudaError
-from bindings.trace import label
+from bindings.trace import label, recorder
 from engine.config import ModelConfig
 from engine.engine_config import EngineConfig
 from engine.errors import out_of_memory_advice
@@ -88,7 +88,7 @@ class Runner:
         """Give one step to the device."""
         self._steps += 1
         kind = " + ".join(name for name in ("decode", "prefill") if getattr(batch, f"{name}s"))
-        with label(f"step {self._steps}"), label(kind):
+        with label(f"step {batch.number}"), label(kind):
             with self.times.host_work() if self.times else nullcontext():
                 for request in batch.joined:
                     self._sampler.assign(request)
@@ -123,16 +123,20 @@ class Runner:
 
     def _fill(self, batch: Batch) -> Step:
         decodes = len(batch.decodes)
-        if decodes and not batch.prefills and not self._enforce_eager:
+        if decodes and not batch.prefills and self._uses_graphs:
             decodes = self._buckets[bisect_left(self._buckets, decodes)]
         return self._buffers.fill(batch, self._cache, self._sampler.by_row, decodes)
+
+    @property
+    def _uses_graphs(self) -> bool:
+        return not (self._enforce_eager or recorder.wants_eager)
 
     def _run(self, step: Step) -> PendingLogprobs | None:
         """The model, then the choice of tokens: in a graph with it where that is no more than a draw."""
         draw: Draw = None
         if self._sampler.is_plain(step.rows):
             draw = "greedy" if self._sampler.is_greedy(step.rows) else "sampled"
-        if step.is_decode and not self._enforce_eager:
+        if step.is_decode and self._uses_graphs:
             self._replay(step, draw)
         else:
             self._forward(step, draw)

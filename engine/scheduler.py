@@ -45,7 +45,7 @@ class Batch:
 
     decodes: requests that run one token, their last so far, at `positions`; each chooses its next.
     prefills: all other pieces. copies: pages to copy first, one list after the other.
-    joined: requests that run from this step on, and so have a row.
+    joined: requests that run from this step on, and so have a row. number: of the step, from 1 on.
     """
 
     decodes: list[Request] = field(default_factory=list)
@@ -53,6 +53,7 @@ class Batch:
     prefills: list[Piece] = field(default_factory=list)
     copies: list[list[PageCopy]] = field(default_factory=list)
     joined: list[Request] = field(default_factory=list)
+    number: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.decodes or self.prefills)

@@ -203,6 +203,7 @@ class Op:
         kernel = self.kernel(stream.device, symbols)
         if recorder.active:
             recorder.detail = self._describe(given, symbols)
+            recorder.operands = {arg.name: given[arg.name] for arg in self.tensors}
         x, y, z = (*geometry.grid, 1, 1)[:3]
         values = self.values(given, symbols)
         kernel.launch(stream, (x, y, z), (geometry.block, 1, 1), values, geometry.smem, dependent)
@@ -210,7 +211,9 @@ class Op:
     def _describe(self, given: Mapping[str, Any], symbols: Symbols) -> dict[str, Any]:
         names = SimpleNamespace(**symbols)
         tensors = {arg.name: repr(given[arg.name]) for arg in self.tensors}
-        return {"op": self.name, "tensors": tensors, "bytes": self.bytes(names), "flops": self.flops(names)}
+        roles = {arg.name: arg.role for arg in self.tensors}
+        sums = {"bytes": self.bytes(names), "flops": self.flops(names)}
+        return {"op": self.name, "tensors": tensors, "roles": roles, **sums}
 
 
 def _scalar_type(arg: TensorArg | Scalar | Size) -> DType | None:

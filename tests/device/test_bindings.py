@@ -229,7 +229,7 @@ def test_a_missing_entry_says_what_was_probably_forgotten(device):
 
 def test_a_broken_image_is_refused(device):
     with pytest.raises(CudaError, match="cuModuleLoadData"):
-        Module(device, b"this is no image, and long enough to be looked at by the driver" * 8, "broken")
+        Module(device, b"this is no image, and long enough to be looked at by the driver" * 8, "broken", {})
 
 
 def test_a_block_may_have_more_than_48_kib_of_shared_memory(device):
