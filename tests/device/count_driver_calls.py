@@ -91,7 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines = run_engine(Path(folder)).read_text().splitlines()
     counter.stop()
-    calls = Counter(json.loads(line)["call"] for line in lines)
+    events = [json.loads(line) for line in lines]
+    calls = Counter(event["call"] for event in events if event["kind"] == "call")
     traced = {name: count for name, count in calls.items() if name.startswith("cu") and not name.startswith("cublas")}
     print(json.dumps({"trace": traced, "cupti": counter.ours, "cupti in libraries": counter.of_libraries}))
 

@@ -38,7 +38,8 @@ def test_json_and_trace(repository: Path, model: Path, tmp_path: Path) -> None:
     assert output["prompt"] == "Name a colour."
     assert output["text"] and output["metrics"]["new_tokens"] == len(output["token_ids"]) <= 4
 
-    calls = [json.loads(line) for line in trace.read_text().splitlines()]
+    events = [json.loads(line) for line in trace.read_text().splitlines()]
+    calls = [event for event in events if event["kind"] == "call"]
     assert {"cuMemAlloc", "cuMemcpyHtoDAsync", "cublasGemmEx"} <= {call["call"] for call in calls}
     assert any("layer 0" in call["label"] and call.get("op") == "rmsnorm" for call in calls)
     assert list(tmp_path.iterdir()) == [trace]

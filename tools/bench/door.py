@@ -57,8 +57,8 @@ def count_calls(llm: LLM, jobs: Sequence[Job]) -> int:
         path = Path(folder) / "trace.jsonl"
         with record_to(path):
             llm.generate([job.prompt for job in jobs], params)
-        labels = [json.loads(line)["label"] for line in path.read_text().splitlines()]
-    return sum(" / decode" in label for label in labels)
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+    return sum(event["kind"] == "call" and " / decode" in event["label"] for event in events)
 
 
 def seconds_per_call(function: Callable[[], Any], repeats: int = 50_000) -> float:
