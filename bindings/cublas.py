@@ -145,7 +145,8 @@ class Blas:
             "op": op,
             "tensors": {name: repr(tensor) for name, tensor in operands.items()},
             "roles": {"out": "out", "a": "in", "b": "in"},
-            **{"m": m, "n": n, "k": k, "transpose_b": transpose_b, "stream": self.stream.name},
+            "sizes": {"m": m, "n": n, "k": k, "transpose_b": transpose_b},
+            "stream": self.stream.name,
             "bytes": out.nbytes + a.nbytes + b.nbytes,
             "flops": 2 * prod(out.shape) * k,
         }

@@ -77,6 +77,8 @@ class Device:
         self.stream = Stream(self)
         self.kernels = KernelLibrary(self)
         self._closed = False
+        if recorder.active:
+            recorder.note(self._note())
 
     @classmethod
     def open(cls, kind: str | None = None, ordinal: int = 0) -> Device:
@@ -94,6 +96,11 @@ class Device:
         if self.kind == "cpu":
             return "cpu"
         return architecture.target(self.name, self.capability, nvrtc.nvrtcGetSupportedArchs(), toolchain())
+
+    def _note(self) -> dict[str, Any]:
+        """What a trace is told of this device."""
+        facts = ("name", "arch", "sm_count", "total_memory", "driver_version")
+        return {"kind": "device", "device": {"kind": self.kind, **{fact: getattr(self, fact) for fact in facts}}}
 
     def attribute(self, name: str) -> int:
         """`CU_DEVICE_ATTRIBUTE_<name>` of this device."""

@@ -6,18 +6,26 @@ A handle's type is part of the key: on a device that numbers its handles, a stre
 from typing import Any
 
 _names: dict[tuple[type, int], str] = {}
+_handles: dict[str, Any] = {}
 
 
 def name_handle(handle: Any, name: str) -> None:
     """Let `handle` (a CUstream, CUfunction, ...) be called `name` from now on."""
     _names[type(handle), int(handle)] = name
+    _handles[name] = handle
 
 
 def forget_handle(handle: Any) -> None:
     """The handle is destroyed, and its number may come back for another."""
-    _names.pop((type(handle), int(handle)), None)
+    name = _names.pop((type(handle), int(handle)), "")
+    _handles.pop(name, None)
 
 
 def handle_name(handle: Any) -> str | None:
     """The name of a handle; None for what has none, plain numbers among it."""
     return _names.get((type(handle), int(handle)))
+
+
+def handle_named(name: str) -> Any:
+    """The handle that was last given this name. Raises KeyError when there is none."""
+    return _handles[name]

@@ -17,6 +17,7 @@ product its sizes; an allocation its buffer. While a stream captures, what it is
 number of the graph that it goes to: that is recorded and does not run.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -67,7 +68,7 @@ def _shown_path(name: str) -> str:
 
 @cache
 def _is_passed_over(name: str) -> bool:
-    return name.startswith(_BINDINGS)
+    return name.startswith(_BINDINGS) or name == contextlib.__file__
 
 
 def call_site() -> str:
@@ -90,7 +91,7 @@ class Recorder:
     `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's named arguments), and
     `operands` its tensors by name, for listeners that look into device memory. `capturing` is the number of the graph
     that a stream is being captured into, None while none is. `wants_eager`: a listener wishes to see every kernel
-    launched on its own, where the engine would replay a graph.
+    launched on its own where the engine would replay a graph; calls made for that reason carry `replayed`.
     """
 
     def __init__(self) -> None:
@@ -98,7 +99,7 @@ class Recorder:
         self.detail: dict[str, Any] = {}
         self.operands: Mapping[str, Tensor] = {}
         self.capturing: int | None = None
-        self.wants_eager = False
+        self.wants_eager = self.replays = False
         self.count = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
@@ -141,6 +142,15 @@ class Recorder:
         finally:
             self._busy.depth -= 1
 
+    @contextmanager
+    def replaying(self, graph_is_usual: bool) -> Iterator[None]:
+        """Calls inside the block stand in place of a graph's nodes, if a graph is what would usually run."""
+        self.replays = graph_is_usual and self.wants_eager
+        try:
+            yield
+        finally:
+            self.replays = False
+
     def tell(self, **detail: Any) -> None:
         """Record this beside the driver call that comes next."""
         if self.active:
@@ -166,6 +176,8 @@ class Recorder:
             }
             if self.capturing is not None and "stream" in event:
                 event["captured"] = self.capturing
+            if self.replays:
+                event["replayed"] = True
             self.detail = {}
             with self.ignoring():
                 for listener in self.listeners:

@@ -139,7 +139,8 @@ class Runner:
         if step.is_decode and self._uses_graphs:
             self._replay(step, draw)
         else:
-            self._forward(step, draw)
+            with recorder.replaying(graph_is_usual=step.is_decode and not self._enforce_eager):
+                self._forward(step, draw)
         return None if draw else self._sample(step)
 
     def _replay(self, step: Step, draw: Draw) -> None:

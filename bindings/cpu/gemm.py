@@ -86,6 +86,7 @@ class Gemm(Operation):
     """One product, or a batch of them, on operands that stay where they are."""
 
     name = "gemm"
+    what = "product"
 
     def __init__(self, call: GemmCall) -> None:
         self._call = call

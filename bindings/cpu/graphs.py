@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUgraph, CUgraphExec, CUgraphNode, CUresult, CUstreamCaptureMode
 
-from bindings.cpu import fences
+from bindings.cpu import activity, fences
 from bindings.cpu.context import INVALID_VALUE, NOT_SUPPORTED, Failure, Table, entry_point, state
 from bindings.cpu.operations import Nodes, Operation, Span
 from bindings.cpu.streams import UNSUPPORTED, Capture, find_stream, submit
@@ -57,9 +57,10 @@ class Executable(Operation):
         return list(zip(self._operations, self._dependencies, strict=True))
 
     def run(self) -> None:
-        if fences.after_every_operation():
-            for operation in self._operations:
-                operation.run()
+        if fences.after_every_operation() or activity.watched():
+            call = activity.origin().call
+            for node, operation in enumerate(self._operations):
+                activity.run(operation, activity.Origin(call, node))
                 fences.after_operation(operation.name)
         else:
             for run in self._runs:

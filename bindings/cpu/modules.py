@@ -67,6 +67,7 @@ class LoadedModule:
 class KernelLaunch(Operation):
     """One launch. `parameters` is the address of a `void*[]`, the caller's until `keep` copies what it points to."""
 
+    what = "kernel"
     function: Function
     grid: Dim3
     block: Dim3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class Watch(Protocol):
 
 
 class Operation:
-    """Work for a stream. `run` does it; the others have something to do for some kinds only."""
+    """Work for a stream. `run` does it; the others have something to do for some kinds only.
+
+    `what` it is for who wants to know when it ran (activity.py); "" for what takes no time.
+    """
+
+    what: ClassVar[str] = ""
 
     @property
     def name(self) -> str:

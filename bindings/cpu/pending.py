@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bindings.cpu import context, fences
+from bindings.cpu import activity, context, fences
 from bindings.cpu.context import SUCCESS, Failure, on_context_end, state
 from bindings.cpu.operations import Operation, Watch
 
@@ -35,13 +35,17 @@ Clock = dict[object, int]
 class Task:
     """An operation (None: nothing to do but wait) in line. `lane` is its stream, `site` the Python line that gave it.
 
-    `clock` says of each stream how many of its tasks are sure to come before this one (itself included).
+    `clock` says of each stream how many of its tasks are sure to come before this one (itself included), `origin` which
+    call gave it (known while somebody traces), and as which node if that was a graph.
     """
 
-    __slots__ = ("blockers", "clock", "done", "followers", "lane", "operation", "site", "watch")
+    __slots__ = ("blockers", "clock", "done", "followers", "lane", "operation", "origin", "site", "watch")
 
-    def __init__(self, lane: object, operation: Operation | None, site: str, clock: Clock) -> None:
+    def __init__(
+        self, lane: object, operation: Operation | None, site: str, clock: Clock, node: int | None = None
+    ) -> None:
         self.lane, self.operation, self.site, self.clock = lane, operation, site, clock
+        self.origin = activity.Origin(activity.origin().call, node)
         self.watch: Watch | None = operation.watch() if operation else None
         self.blockers = 0
         self.followers: list[Task] = []
@@ -64,11 +68,14 @@ class Pending:
         """Go on in this mode, with the choices of this seed. Nothing may be waiting."""
         self.lazy, self._random, self._last_lane = lazy, random.Random(seed), None
 
-    def add(self, lane: object, operation: Operation | None, after: Iterable[Task], site: str, clock: Clock) -> Task:
+    def add(
+        self, lane: object, operation: Operation | None, after: Iterable[Task], site: str, clock: Clock,
+        node: int | None = None,
+    ) -> Task:  # fmt: skip
         """Line up an operation behind the tasks `after`; runs others first if too many wait."""
         while len(self._tasks) >= MAX_TASKS or (self._tasks and self._bytes >= MAX_BYTES):
             self._step()
-        task = Task(lane, operation, site, clock)
+        task = Task(lane, operation, site, clock, node)
         for earlier in dict.fromkeys(one for one in after if not one.done):
             earlier.followers.append(task)
             task.blockers += 1
@@ -129,7 +136,7 @@ class Pending:
             if task.watch:
                 self._bytes -= task.watch.nbytes
                 task.watch.end()
-            task.operation.run()
+            activity.run(task.operation, task.origin)
             fences.after_operation(task.operation.name)
         except Failure:
             if state.report:

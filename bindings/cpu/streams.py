@@ -16,7 +16,7 @@ from typing import Any
 
 from cuda.bindings.driver import CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus
 
-from bindings.cpu import context, fences
+from bindings.cpu import activity, context, fences
 from bindings.cpu.context import (
     INVALID_VALUE,
     Failure,
@@ -166,7 +166,7 @@ def submit(handle: Any, operation: Operation) -> Task | None:
         return None
     if pending.lazy:
         return _line_up(stream, operation)
-    operation.run()
+    activity.run(operation, activity.origin())
     fences.after_operation(operation.name)
     return None
 
@@ -198,7 +198,7 @@ def _line_up_nodes(stream: Stream, nodes: Nodes, after: list[Task], site: str, c
         waits = [task for number in dependencies for task in ends[number]] if dependencies else after
         inner = operation.nodes()
         if inner is None:
-            ends.append([pending.add(stream, operation, waits, site, clock)])
+            ends.append([pending.add(stream, operation, waits, site, clock, node=len(ends))])
         else:
             ends.append(_line_up_nodes(stream, inner, waits, site, clock))
     return [task for group in ends for task in group] or after

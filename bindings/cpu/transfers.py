@@ -34,6 +34,7 @@ HOST_ALLOC_FLAGS = 0b111  # PORTABLE, DEVICEMAP, WRITECOMBINED: all the same her
 class Copy(Operation):
     """`nbytes` from one address to another. A host side that is not the device's pinned memory can't be checked."""
 
+    what = "copy"
     target: int
     source: int
     nbytes: int
@@ -74,6 +75,7 @@ class Copy(Operation):
 class Fill(Operation):
     """`count` times one unsigned integer of `itemsize` bytes at an address."""
 
+    what = "fill"
     target: int
     value: int
     itemsize: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tools import cli
@@ -72,5 +73,5 @@ def shown(value: float | int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def main() -> int:
-    return cli.run(make_parser(), body)
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(make_parser(), body, argv)

@@ -1,0 +1,233 @@
+"""Who listens hears every call, in order and in full, with what the device did for it; and is not heard itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bindings.activity import choose_clock
+from bindings.calls import driver
+from bindings.cublas import Blas
+from bindings.device import Device
+from bindings.dtypes import BF16, F32
+from bindings.errors import CudaError, CutawayError
+from bindings.trace import Event, label, recorder
+from engine import LLM, SamplingParams, ops
+from engine.random_model import write_random_model
+
+
+class Keeper:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.begun: list[Event] = []
+        self.calls: list[Event] = []
+        self.notes: list[Event] = []
+
+    def before(self, event: Event) -> None:
+        self.begun.append(event)
+
+    def after(self, event: Event) -> None:
+        self.calls.append(event)
+
+    def note(self, note: Event) -> None:
+        self.notes.append(note)
+
+
+@pytest.fixture
+def tensors(device: Device) -> Any:
+    made = [device.upload(np.ones(shape), BF16, name) for name, shape in (("x", (4, 64)), ("w", (64,)), ("b", (8, 64)))]
+    out = device.empty((4, 64), BF16, "out")
+    yield (*made, out)
+    for tensor in (*made, out):
+        tensor.free()
+
+
+def launch(device: Device, tensors: Any) -> None:
+    x, weight, _, out = tensors
+    ops.RMSNORM(device.stream, out=out, x=x, weight=weight, eps=1e-5)
+
+
+def test_a_launch_is_told_in_full(device: Device, tensors: Any) -> None:
+    launch(device, tensors)  # compiled before
+    keeper = Keeper()
+    with recorder.listening(keeper), label("layer 3"), label("attention"):
+        launch(device, tensors)
+    (event,) = keeper.calls
+    assert event["call"] == "cuLaunchKernel" and event["label"] == "layer 3 / attention" and event["result"] == "ok"
+    assert event["kernel"] == event["op"] == "rmsnorm" and event["source"] == "rmsnorm.cu"
+    assert event["tensors"]["x"] == "x:bf16[4, 64]" and event["roles"] == {"out": "out", "x": "in", "weight": "in"}
+    assert event["params"]["hidden"] == "64" and event["grid"] == [4, 1, 1]
+    assert event["block"][0] == event["defines"]["BLOCK_THREADS"]
+    assert event["bytes"] == 2 * 64 * (2 * 4 + 1) and event["stream"] == device.stream.name == event["args"]["hStream"]
+    assert event["site"].startswith("tests/device/test_listeners.py:")
+
+
+def test_a_product_is_told_in_row_major_words(device: Device, tensors: Any) -> None:
+    x, _, b, _ = tensors
+    blas, product = Blas(device, device.stream), device.empty((4, 8), F32, "product")
+    keeper = Keeper()
+    with recorder.listening(keeper):
+        blas.linear(product, x, b)
+    (event,) = keeper.calls
+    assert event["sizes"] == {"m": 4, "n": 8, "k": 64, "transpose_b": True}
+    assert event["args"]["transa"] == "CUBLAS_OP_T" and event["args"]["A"] == "b" and event["args"]["B"] == "x"
+    assert event["n"] == keeper.begun[0]["n"] != 8
+    assert event["flops"] == 2 * 4 * 8 * 64 and event["bytes"] == 2 * (4 * 64 + 8 * 64) + 4 * 4 * 8
+    blas.close()
+    product.free()
+
+
+def test_operands_are_there_during_the_call_alone(device: Device, tensors: Any) -> None:
+    seen = []
+
+    class Peeker(Keeper):
+        def before(self, event: Event) -> None:
+            seen.append(dict(recorder.operands))
+
+    with recorder.listening(Peeker()):
+        launch(device, tensors)
+        device.synchronize()
+    (operands, nothing) = seen[-2:]
+    assert operands["x"].name == "x" and set(operands) == {"out", "x", "weight"} and not nothing
+
+
+def test_a_listener_is_not_heard_itself(device: Device, tensors: Any) -> None:
+    class Meddler(Keeper):
+        def after(self, event: Event) -> None:
+            super().after(event)
+            tensors[3].numpy()  # reads device memory
+
+    first, second = Meddler(), Keeper()
+    with recorder.listening(first), recorder.listening(second):
+        launch(device, tensors)
+    assert [event["call"] for event in first.calls] == [event["call"] for event in second.calls] == ["cuLaunchKernel"]
+
+
+def test_what_a_listener_raises_takes_the_place_of_the_call(device: Device, tensors: Any) -> None:
+    class Stop(Keeper):
+        def before(self, event: Event) -> None:
+            raise RuntimeError("no further")
+
+    tensors[3].buffer.fill(0)
+    with recorder.listening(Stop()), pytest.raises(RuntimeError, match="no further"):
+        launch(device, tensors)
+    assert not tensors[3].numpy().any(), "the kernel ran"
+
+
+def test_a_refused_call_is_heard_with_its_error(device: Device) -> None:
+    keeper = Keeper()
+    with recorder.listening(keeper), pytest.raises(CudaError):
+        driver.cuMemAlloc(0)
+    assert keeper.calls[0]["result"] == "CUDA_ERROR_INVALID_VALUE"
+
+
+def test_nobody_listens_nothing_is_kept(device: Device, tensors: Any) -> None:
+    launch(device, tensors)
+    assert recorder.detail == {} and recorder.operands == {}
+
+
+def timed(device: Device, tensors: Any, choice: Any) -> list[Event]:
+    """A copy, a kernel, a graph of two kernels launched twice, and what a clock says of them."""
+    launch(device, tensors)
+    clock = choose_clock(choice)
+
+    class Both(Keeper):
+        def before(self, event: Event) -> None:
+            clock.before(event)
+
+        def after(self, event: Event) -> None:
+            clock.after(event)
+            super().after(event)
+
+    keeper = Both()
+    clock.open()
+    with recorder.listening(keeper):
+        launch(device, tensors)
+        with device.stream.capture() as graph:
+            launch(device, tensors)
+            launch(device, tensors)
+        graph.launch(device.stream)
+        graph.launch(device.stream)
+        tensors[3].numpy()
+        graph.close()
+    clock.close()
+    return keeper.calls
+
+
+@pytest.mark.parametrize("choice", ["auto", "events"])
+def test_each_call_has_what_the_device_did_for_it(device: Device, tensors: Any, choice: str) -> None:
+    calls = timed(device, tensors, choice)
+    eager, *captured = [call for call in calls if call["call"] == "cuLaunchKernel"]
+    (ran,) = eager["activities"]
+    assert ran["what"] == "kernel" and ran["name"] == "rmsnorm" and ran["stream"] == device.stream.name
+    assert eager["t_us"] <= ran["start_us"] + 1000 and 0 < ran["end_us"] - ran["start_us"] < 1e6
+    assert len(captured) == 2 and all("captured" in call and "activities" not in call for call in captured)
+    (copy,) = [call for call in calls if call["call"] == "cuMemcpyDtoHAsync"]
+    assert [activity["what"] for activity in copy["activities"]] == ["copy"]
+    launches = [call for call in calls if call["call"] == "cuGraphLaunch"]
+    assert len(launches) == 2
+    for call in launches:
+        expected = ["graph"] if choice == "events" else ["kernel", "kernel"]
+        assert [activity["what"] for activity in call["activities"]] == expected
+        if choice == "auto":
+            assert [activity["of"] for activity in call["activities"]] == [one["n"] for one in captured]
+            assert call["graph"] == captured[0]["captured"]
+
+
+@pytest.mark.cpu_device_only
+@pytest.mark.usefixtures("any_schedule")
+def test_late_streams_tell_their_times_late(device: Device, tensors: Any) -> None:
+    from bindings.cpu import driver as cpu_driver
+
+    cpu_driver.set_streams("lazy", 3)
+    calls = timed(device, tensors, "auto")
+    worked = [call for call in calls if "activities" in call]
+    assert [len(call["activities"]) for call in worked] == [1, 2, 2, 1]
+
+
+@pytest.mark.cpu_device_only
+def test_a_clock_that_is_not_here_is_refused(device: Device) -> None:
+    with pytest.raises(CutawayError, match="CUPTI is for NVIDIA's GPUs"):
+        choose_clock("cupti")
+    with pytest.raises(CutawayError, match="must be one of auto, cupti, events, off"):
+        choose_clock("sundial")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "toy"
+    write_random_model("toy", folder)
+    return folder
+
+
+def notes_of(toy: Path, kind: str, prompts: list[list[int]], pages: int, **sampling: Any) -> list[Event]:
+    keeper = Keeper()
+    params = SamplingParams(**{"temperature": 0, "ignore_eos": True, **sampling})
+    with recorder.listening(keeper), LLM(model=str(toy), device=kind, max_model_len=64) as llm:
+        limit = llm.engine.cache.num_pages - pages
+        taken = [llm.engine.cache.pool.take() for _ in range(limit)]
+        llm.generate(prompts, params)
+        assert len(taken) == limit
+    return [note for note in keeper.notes if note["kind"] == "step"]
+
+
+def test_each_step_tells_who_runs_and_where(device: Device, toy: Path) -> None:
+    notes = notes_of(toy, device.kind, [list(range(1, 21)), [1, 2, 3]], pages=8, max_tokens=3)
+    assert [note["step"] for note in notes] == list(range(1, len(notes) + 1))
+    assert notes[0]["prefills"] == [[0, 0, 20], [1, 0, 3]] and notes[0]["decodes"] == []
+    assert notes[1]["decodes"] == [[0, 20], [1, 3]] and notes[1]["tables"] == {}
+    assert {request: len(pages) for request, pages in notes[0]["tables"].items()} == {"0": 2, "1": 1}
+    assert notes[0]["running"] == 2 and notes[0]["waiting"] == 0 and notes[0]["page_size"] == 16
+
+
+def test_preemption_and_copies_are_told(device: Device, toy: Path) -> None:
+    notes = notes_of(toy, device.kind, [list(range(1, 17)), list(range(21, 37))], pages=3, max_tokens=20)
+    assert [note["preempted"] for note in notes if note["preempted"]] == [[1]]
+    notes = notes_of(toy, device.kind, [list(range(1, 20))], pages=8, max_tokens=3, n=2, temperature=1)
+    (copies,) = [note["copies"] for note in notes if note["copies"]]
+    (source, target, tokens) = copies[0]
+    assert tokens == 18 - 16 and source != target

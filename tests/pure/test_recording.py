@@ -1,0 +1,47 @@
+"""A trace as data: what is written is read back, and what is no trace is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bindings.errors import CutawayError
+from tools.trace.recording import Recording, TraceError
+
+HEADER = {"kind": "header", "version": 1, "command": "generate Hi", "device": None, "clock": "none", "rates": None}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    records = [{"kind": "call", "n": 1, "call": "cuInit"}, {"kind": "step", "step": 1}, {"kind": "call", "n": 2}]
+    Recording(HEADER, records).write(tmp_path / "a.jsonl")
+    read = Recording.read(tmp_path / "a.jsonl")
+    assert (read.header, read.records) == (HEADER, records)
+    assert [call["n"] for call in read.calls] == [1, 2]
+    assert [note["step"] for note in read.steps] == [1]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "line 1 is no header"),
+        ('{"kind": "call"}\n', "line 1 is no header"),
+        ('{"kind": "header", "version": 1}\nno json\n', "line 2 is no JSON"),
+        ('{"kind": "header", "version": 1}\n[1]\n', "line 2 is no record"),
+        ('{"kind": "header", "version": 1}\n{"a": 1}\n', "line 2 is no record"),
+        ('{"kind": "header", "version": 9}\n', "version 9"),
+        ("\x00\x01\x02", "line 1 is no JSON"),
+    ],
+)
+def test_what_is_no_trace_is_refused_with_its_place(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_text(text)
+    with pytest.raises(TraceError, match=what) as refused:
+        Recording.read(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CutawayError, match="cannot write the trace to"):
+        Recording(HEADER).write(tmp_path / "no" / "c.jsonl")

@@ -1,0 +1,5 @@
+import sys
+
+from tools.trace import main
+
+sys.exit(main())
