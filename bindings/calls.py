@@ -14,6 +14,7 @@ from bindings import backend
 from bindings.errors import STICKY, CudaError
 from bindings.handles import handle_name
 from bindings.memory import memory_map
+from bindings.spelled import spelled
 from bindings.trace import recorder
 
 # The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
@@ -38,7 +39,9 @@ def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def spell(value: Any) -> str:
-    """One argument as a person reads it: addresses by buffer name, enums by name, handles in hex, bytes by length."""
+    """One argument as a person reads it: addresses by buffer name, enums and handles by name, bytes by length."""
+    if type(value) is int:  # first, since most are: a trace spells thousands a step
+        return str(value) if value <= 0xFFFFFFFF else memory_map.describe(value)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, (list, tuple)):
@@ -51,7 +54,7 @@ def spell(value: Any) -> str:
 
 
 def _spell_number(value: Any) -> str:
-    """A plain int, or a handle object that converts to one. Device addresses lie above 4 GiB, sizes below."""
+    """A handle, or another object that converts to a number. Device addresses lie above 4 GiB, sizes below."""
     try:
         number = int(value)
     except (TypeError, ValueError):
@@ -65,8 +68,14 @@ def _spell_number(value: Any) -> str:
 
 
 def spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
-    """The arguments of one call by the API's parameter names, spelled out."""
+    """The arguments of one call by the API's parameter names, spelled out. Only read it: it may be shared."""
+    return spelled((function, arguments), lambda: _spell_arguments(function, arguments))
+
+
+def _spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
     names = _parameter_names(function)
+    if len(names) >= len(arguments):
+        return {name: spell(value) for name, value in zip(names, arguments, strict=False)}
     return {names[i] if i < len(names) else f"argument {i}": spell(value) for i, value in enumerate(arguments)}
 
 

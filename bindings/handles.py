@@ -5,6 +5,8 @@ A handle's type is part of the key: on a device that numbers its handles, a stre
 
 from typing import Any
 
+from bindings.memory import memory_map
+
 _names: dict[tuple[type, int], str] = {}
 _handles: dict[str, Any] = {}
 
@@ -13,6 +15,7 @@ def name_handle(handle: Any, name: str) -> None:
     """Let `handle` (a CUstream, CUfunction, ...) be called `name` from now on."""
     _names[type(handle), int(handle)] = name
     _handles[name] = handle
+    memory_map.version += 1  # what was spelled with another name for this number is wrong now
 
 
 def forget_handle(handle: Any) -> None:

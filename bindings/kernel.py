@@ -22,6 +22,7 @@ from bindings.errors import CudaError, CutawayError
 from bindings.handles import forget_handle, name_handle
 from bindings.launch_limits import Dim3, LaunchLimits
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
+from bindings.spelled import spelled
 from bindings.toolkit import PARAM_INFO
 from bindings.trace import recorder
 
@@ -154,7 +155,8 @@ class Kernel:
             self._allow_dynamic_smem(smem)
         calls.last_launch = self.entry
         if recorder.active:
-            recorder.tell(**self._detail(stream, grid, block, arguments, smem))
+            key = (self, stream.name, grid, block, tuple(arguments), smem)
+            recorder.tell(**spelled(key, lambda: self._detail(stream, grid, block, arguments, smem)))
         try:
             if dependent and self.module.device.dependent_launch:
                 config = self._dependent_config(grid, block, smem, stream)

@@ -43,15 +43,18 @@ class MemoryMap:
         self._starts: list[int] = []
         self._ranges: dict[int, tuple[int, str]] = {}
         self._freed: deque[tuple[int, int, str]] = deque(maxlen=FREED_NAMES)
+        self.version = 0  # another one after each change
 
     def add(self, address: int, nbytes: int, name: str) -> None:
         """Register a range of `nbytes` at `address`; a range that began there before is forgotten."""
+        self.version += 1
         if address not in self._ranges:
             insort(self._starts, address)
         self._ranges[address] = (nbytes, name)
 
     def remove(self, address: int) -> None:
         """The range that begins at `address` is freed; its name is kept for a while."""
+        self.version += 1
         found = self._ranges.pop(address, None)
         if found is not None:
             del self._starts[bisect_right(self._starts, address) - 1]

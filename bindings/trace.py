@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -84,6 +84,18 @@ def call_site() -> str:
     return f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
+class _Deaf(threading.local):
+    """Counts the blocks that this thread is in."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
 class Recorder:
     """Hands every call to those who listen.
 
@@ -104,7 +116,7 @@ class Recorder:
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
         self._lock = threading.RLock()  # kernels are compiled by several threads
-        self._busy = threading.local()
+        self._deaf = _Deaf()
 
     @cached_property
     def listeners(self) -> list[Listener]:
@@ -130,17 +142,12 @@ class Recorder:
 
     @property
     def ignores(self) -> bool:
-        """Whether calls of this thread are a listener's own."""
-        return getattr(self._busy, "depth", 0) > 0
+        """Whether calls of this thread are a listener's own: those are nobody's business."""
+        return self._deaf.depth > 0
 
-    @contextmanager
-    def ignoring(self) -> Iterator[None]:
-        """Calls of this thread inside the block are nobody's business."""
-        self._busy.depth = getattr(self._busy, "depth", 0) + 1
-        try:
-            yield
-        finally:
-            self._busy.depth -= 1
+    def ignoring(self) -> AbstractContextManager[None]:
+        """Calls of this thread inside the block are not recorded, and nobody hears of them."""
+        return self._deaf
 
     @contextmanager
     def replaying(self, graph_is_usual: bool) -> Iterator[None]:
@@ -162,7 +169,7 @@ class Recorder:
 
     def before(self, name: str, arguments: dict[str, str]) -> Event:
         """Open the event of a call about to be made."""
-        with self._lock:
+        with self._lock, self._deaf:
             self.count += 1
             event = {
                 "kind": "call",
@@ -179,9 +186,8 @@ class Recorder:
             if self.replays:
                 event["replayed"] = True
             self.detail = {}
-            with self.ignoring():
-                for listener in self.listeners:
-                    listener.before(event)
+            for listener in self.listeners:
+                listener.before(event)
         event["t_us"] = self.now_us()  # listeners may have taken their time
         return event
 
@@ -189,14 +195,14 @@ class Recorder:
         """Close an event with its host duration and its result."""
         event["host_us"] = self.now_us() - event["t_us"]
         event["result"] = result
-        with self._lock, self.ignoring():
+        with self._lock, self._deaf:
             for listener in self.listeners:
                 listener.after(event)
             self.operands = {}
 
     def note(self, note: Event) -> None:
         """Tell those who listen of something that is no call; `t_us` is added."""
-        with self._lock, self.ignoring():
+        with self._lock, self._deaf:
             for listener in self.listeners:
                 listener.note({"t_us": self.now_us(), **note})
 

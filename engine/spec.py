@@ -19,6 +19,7 @@ from bindings.device import Device, Stream
 from bindings.dtypes import I32, DType
 from bindings.errors import CutawayError
 from bindings.kernel import Kernel, Parameter
+from bindings.spelled import spelled
 from bindings.tensor import Tensor
 from bindings.trace import recorder
 
@@ -201,11 +202,12 @@ class Op:
         symbols = self.bind(given)
         geometry = self.geometry(symbols, stream.device.max_dynamic_smem)
         kernel = self.kernel(stream.device, symbols)
+        values = self.values(given, symbols)
         if recorder.active:
-            recorder.detail = self._describe(given, symbols)
+            key = (self, tuple(values), tuple(symbols.values()))
+            recorder.detail = dict(spelled(key, lambda: self._describe(given, symbols)))
             recorder.operands = {arg.name: given[arg.name] for arg in self.tensors}
         x, y, z = (*geometry.grid, 1, 1)[:3]
-        values = self.values(given, symbols)
         kernel.launch(stream, (x, y, z), (geometry.block, 1, 1), values, geometry.smem, dependent)
 
     def _describe(self, given: Mapping[str, Any], symbols: Symbols) -> dict[str, Any]:
