@@ -1,13 +1,14 @@
 """Device times by pairs of events: what NVIDIA's driver alone can tell (see activity.py for what clocks are for).
 
-One event stands in the stream before a call's work and one behind it. What an empty pair measures is taken off. The
-times are coarser than CUPTI's: an event's resolution is half a microsecond, and a short kernel's time holds some of
-the launch. A graph is one activity: to see its kernels one by one, they have to be launched one by one, so the engine
-is asked for that (`recorder.wants_eager`).
+One event stands in the stream before a call's work and one behind it, and the stream waits until both are there
+(stream_gate.py). What an empty pair measures is taken off. The times are coarser than CUPTI's: an event's resolution is
+half a microsecond, and a short kernel's time holds some of the launch. A graph is one activity: to see its kernels one
+by one, they have to be launched one by one, so the engine is asked for that (`recorder.wants_eager`).
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from itertools import pairwise
 from statistics import median
@@ -17,6 +18,7 @@ from bindings.activity import gives_work
 from bindings.calls import driver
 from bindings.errors import CudaError
 from bindings.handles import handle_named
+from bindings.stream_gate import Gate, NoGate, make_gate
 from bindings.trace import Event, recorder
 
 EMPTY_PAIRS = 33
@@ -56,12 +58,14 @@ class EventClock:
         self._free: list[Mark] = []
         self._waiting: deque[tuple[Event, Mark, Mark]] = deque()
         self._start: Mark | None = None
+        self._gate: Gate | NoGate = NoGate()
         self._origin: Mark | None = None
         self._origin_us = self._empty_us = 0.0
 
     def open(self) -> None:
-        """Ask for kernels one by one. The rest begins with the first stream."""
+        """Ask for kernels one by one, and for code that is loaded whole. The rest begins with the first stream."""
         recorder.wants_eager = True
+        os.environ["CUDA_MODULE_LOADING"] = "EAGER"  # read by cuInit; a lazy load would wait behind the gate for ever
 
     def before(self, event: Event) -> None:
         """Mark where the call's work begins."""
@@ -70,6 +74,7 @@ class EventClock:
             if self._origin is None:
                 self._begin(stream)
             self._start = self._take()
+            self._gate.close(stream)
             self._start.record(stream)
 
     def after(self, event: Event) -> None:
@@ -82,6 +87,7 @@ class EventClock:
                 self._waiting.append((event, start, end))
             else:
                 self._free.append(start)
+            self._gate.open()
         if event["call"].endswith("Synchronize"):
             self.settle()
 
@@ -93,9 +99,12 @@ class EventClock:
 
     def _begin(self, stream: Any) -> None:
         """Where the device's clock stands by the host's, and what a pair with nothing in it measures."""
+        self._gate = make_gate(driver.cuCtxGetDevice())
         marks = [Mark() for _ in range(EMPTY_PAIRS + 1)]
+        self._gate.close(stream)
         for mark in marks:
             mark.record(stream)
+        self._gate.open()
         driver.cuStreamSynchronize(stream)
         self._empty_us = median(later.us_since(earlier) for earlier, later in pairwise(marks))
         self._origin, *self._free = marks
@@ -132,6 +141,7 @@ class EventClock:
         marks = self._free + [mark for _, start, end in self._waiting for mark in (start, end)]
         for mark in [*marks, *([self._origin] if self._origin else [])]:
             driver.cuEventDestroy(mark.handle)
+        self._gate.free()
         self._waiting.clear()
         self._free, self._origin = [], None
 

@@ -160,7 +160,7 @@ class Recorder:
 
     def tell(self, **detail: Any) -> None:
         """Record this beside the driver call that comes next."""
-        if self.active:
+        if self.active and not self.ignores:
             self.detail |= detail
 
     def now_us(self) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cuda.bindings.driver import CUcontext, CUresult
+from cuda.bindings.driver import CUcontext, CUdevice, CUresult
 
 from bindings.cpu import attributes, checks, context, executor, fences, leaks
 from bindings.cpu.attributes import (
@@ -96,6 +96,7 @@ from bindings.errors import CutawayError
 
 __all__ = [
     "cuCtxGetCurrent",
+    "cuCtxGetDevice",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
     "cuDeviceGet",
@@ -292,3 +293,9 @@ def cuCtxSetCurrent(ctx: Any) -> None:
 def cuCtxGetCurrent() -> CUcontext:
     """(status, context), null if none is current on this thread."""
     return CUcontext(context.current_context())
+
+
+@entry_point(values=1)
+def cuCtxGetDevice() -> CUdevice:
+    """(status, device) of the current context."""
+    return CUdevice(0)

@@ -1,0 +1,59 @@
+"""A gate in a stream: what is given to the stream behind it waits until the host opens it.
+
+An event stands at the head of an idle stream for as long as the host takes to launch what comes behind it: that would
+be measured as the kernel's time. Behind a closed gate, event, kernel and event are all queued before any of them runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from bindings.calls import driver
+
+
+class Gate:
+    """A number in pinned memory, which streams wait for to grow (cuStreamWaitValue32).
+
+    A call that must wait for the device would wait for ever behind a closed gate, and loading code may be one: so code
+    has to be loaded before (EventClock.open sees to that).
+    """
+
+    def __init__(self) -> None:
+        self._address = int(driver.cuMemHostAlloc(4, 0))
+        self._number = ctypes.c_uint32.from_address(self._address)
+        self._number.value = self._closed = 0
+
+    def close(self, stream: Any) -> None:
+        """Let what `stream` is given from now on wait."""
+        self._closed += 1
+        driver.cuStreamWaitValue32(stream, self._address, self._closed, 0)  # CU_STREAM_WAIT_VALUE_GEQ
+
+    def open(self) -> None:
+        """Let everything through."""
+        self._number.value = self._closed
+
+    def free(self) -> None:
+        """Give the memory back."""
+        driver.cuMemFreeHost(self._address)
+
+
+class NoGate:
+    """For a device that runs what it is given in the call that gives it: nothing waits for the host."""
+
+    def close(self, stream: Any) -> None:
+        """Nothing to do."""
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def free(self) -> None:
+        """Nothing to do."""
+
+
+def make_gate(device: Any) -> Gate | NoGate:
+    """A gate for the streams of this device."""
+    from cuda.bindings.driver import CUdevice_attribute
+
+    wanted = CUdevice_attribute.CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS
+    return Gate() if int(driver.cuDeviceGetAttribute(wanted, device)) else NoGate()
