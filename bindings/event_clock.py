@@ -74,7 +74,8 @@ class EventClock:
             if self._origin is None:
                 self._begin(stream)
             self._start = self._take()
-            self._gate.close(stream)
+            if "op" in event or "kernel" in event:
+                self._gate.close(stream)
             self._start.record(stream)
 
     def after(self, event: Event) -> None:

@@ -7,22 +7,37 @@ be measured as the kernel's time. Behind a closed gate, event, kernel and event 
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 from bindings.calls import driver
+
+WATCH_SECONDS = 0.5
 
 
 class Gate:
     """A number in pinned memory, which streams wait for to grow (cuStreamWaitValue32).
 
-    A call that must wait for the device would wait for ever behind a closed gate, and loading code may be one: so code
-    has to be loaded before (EventClock.open sees to that).
+    A call that itself waits for the device would wait for ever behind a closed gate: a copy from or to pageable memory
+    does, loading code may. Close it for nothing but launches. A watchman opens a gate that nobody else opens.
     """
 
     def __init__(self) -> None:
         self._address = int(driver.cuMemHostAlloc(4, 0))
         self._number = ctypes.c_uint32.from_address(self._address)
         self._number.value = self._closed = 0
+        self._ended = threading.Event()
+        self._watchman = threading.Thread(target=self._watch, name="gate", daemon=True)
+        self._watchman.start()
+
+    def _watch(self) -> None:
+        """Open a gate that was closed at two looks in a row, and not opened between them."""
+        seen = 0
+        while not self._ended.wait(WATCH_SECONDS):
+            closed = self._closed
+            if closed == seen != self._number.value:
+                self._number.value = closed
+            seen = closed
 
     def close(self, stream: Any) -> None:
         """Let what `stream` is given from now on wait."""
@@ -35,6 +50,8 @@ class Gate:
 
     def free(self) -> None:
         """Give the memory back."""
+        self._ended.set()
+        self._watchman.join()
         driver.cuMemFreeHost(self._address)
 
 
