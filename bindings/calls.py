@@ -14,7 +14,7 @@ from bindings import backend
 from bindings.errors import STICKY, CudaError
 from bindings.handles import handle_name
 from bindings.memory import memory_map
-from bindings.spelled import spelled
+from bindings.spelled import Spelled, spelled
 from bindings.trace import recorder
 
 # The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
@@ -67,16 +67,15 @@ def _spell_number(value: Any) -> str:
     return str(number) if isinstance(value, int) else hex(number)
 
 
-def spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
+def spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Spelled:
     """The arguments of one call by the API's parameter names, spelled out. Only read it: it may be shared."""
     return spelled((function, arguments), lambda: _spell_arguments(function, arguments))
 
 
-def _spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, str]:
+def _spell_arguments(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Spelled:
     names = _parameter_names(function)
-    if len(names) >= len(arguments):
-        return {name: spell(value) for name, value in zip(names, arguments, strict=False)}
-    return {names[i] if i < len(names) else f"argument {i}": spell(value) for i, value in enumerate(arguments)}
+    unnamed = (f"argument {i}" for i in range(len(names), len(arguments)))
+    return Spelled(zip((*names, *unnamed), map(spell, arguments), strict=False))
 
 
 def _status_name(api: str, status: Any) -> str:

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 from math import prod
+from typing import Any
 
 from bindings import backend
 from bindings.calls import cublas
 from bindings.device import Device, Stream
 from bindings.dtypes import BF16, F16, F32, DType
 from bindings.errors import CutawayError
+from bindings.spelled import Spelled, spelled
 from bindings.tensor import Tensor
 from bindings.trace import recorder
 
@@ -138,23 +140,27 @@ class Blas:
 
     def _tell(self, op: str, out: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, int, int], transpose_b: bool) -> None:
         """What a trace tells of a product: in row-major words, beside cuBLAS's own arguments."""
-        m, n, k = sizes
         operands = {"out": out, "a": a, "b": b}
         recorder.operands = operands
-        recorder.detail = {
-            "op": op,
-            "tensors": {name: repr(tensor) for name, tensor in operands.items()},
-            "roles": {"out": "out", "a": "in", "b": "in"},
-            "sizes": {"m": m, "n": n, "k": k, "transpose_b": transpose_b},
-            "stream": self.stream.name,
-            "bytes": out.nbytes + a.nbytes + b.nbytes,
-            "flops": 2 * prod(out.shape) * k,
-        }
+        key = (op, *((tensor.address, tensor.dtype) for tensor in operands.values()), sizes, transpose_b)
+        recorder.tell(**spelled(key, lambda: _describe(op, operands, sizes, transpose_b)), stream=self.stream.name)
 
     def close(self) -> None:
         """Release the handle and its workspace."""
         cublas.cublasDestroy(self.handle)
         self._workspace.free()
+
+
+def _describe(op: str, operands: dict[str, Tensor], sizes: tuple[int, int, int], transpose_b: bool) -> dict[str, Any]:
+    m, n, k = sizes
+    return {
+        "op": op,
+        "tensors": Spelled((name, repr(tensor)) for name, tensor in operands.items()),
+        "roles": Spelled(out="out", a="in", b="in"),
+        "sizes": Spelled(m=m, n=n, k=k, transpose_b=transpose_b),
+        "bytes": sum(tensor.nbytes for tensor in operands.values()),
+        "flops": 2 * prod(operands["out"].shape) * k,
+    }
 
 
 def _one(batch: Tensor) -> Tensor:

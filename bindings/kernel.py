@@ -22,7 +22,7 @@ from bindings.errors import CudaError, CutawayError
 from bindings.handles import forget_handle, name_handle
 from bindings.launch_limits import Dim3, LaunchLimits
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
-from bindings.spelled import spelled
+from bindings.spelled import Spelled, spelled
 from bindings.toolkit import PARAM_INFO
 from bindings.trace import recorder
 
@@ -207,8 +207,8 @@ class Kernel:
         return {
             "kernel": self.entry,
             "source": self.module.name,
-            "defines": self.module.defines,
-            "params": {name: calls.spell(value) for (name, _), value in named},
+            "defines": Spelled(self.module.defines),
+            "params": Spelled((name, calls.spell(value)) for (name, _), value in named),
             "grid": list(grid),
             "block": list(block),
             "smem": smem + self.static_smem,

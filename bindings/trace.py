@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from bindings.errors import CutawayError
+from bindings.spelled import Spelled
 
 if TYPE_CHECKING:
     from bindings.tensor import Tensor
@@ -84,16 +85,28 @@ def call_site() -> str:
     return f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
-class _Deaf(threading.local):
-    """Counts the blocks that this thread is in."""
+class _Deaf:
+    """One thread at a time listens, and meanwhile nobody hears what it does itself."""
 
-    depth = 0
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # kernels are compiled by several threads
+        self._depth = self._owner = 0
 
     def __enter__(self) -> None:
-        self.depth += 1
+        self._lock.acquire()
+        self._depth += 1
+        self._owner = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
-        self.depth -= 1
+        self._depth -= 1
+        if not self._depth:
+            self._owner = 0
+        self._lock.release()
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether it is this thread that listens."""
+        return self._owner == threading.get_ident()
 
 
 class Recorder:
@@ -115,7 +128,6 @@ class Recorder:
         self.count = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
-        self._lock = threading.RLock()  # kernels are compiled by several threads
         self._deaf = _Deaf()
 
     @cached_property
@@ -143,7 +155,7 @@ class Recorder:
     @property
     def ignores(self) -> bool:
         """Whether calls of this thread are a listener's own: those are nobody's business."""
-        return self._deaf.depth > 0
+        return self._deaf.is_this_thread
 
     def ignoring(self) -> AbstractContextManager[None]:
         """Calls of this thread inside the block are not recorded, and nobody hears of them."""
@@ -169,7 +181,7 @@ class Recorder:
 
     def before(self, name: str, arguments: dict[str, str]) -> Event:
         """Open the event of a call about to be made."""
-        with self._lock, self._deaf:
+        with self._deaf:
             self.count += 1
             event = {
                 "kind": "call",
@@ -195,14 +207,14 @@ class Recorder:
         """Close an event with its host duration and its result."""
         event["host_us"] = self.now_us() - event["t_us"]
         event["result"] = result
-        with self._lock, self._deaf:
+        with self._deaf:
             for listener in self.listeners:
                 listener.after(event)
             self.operands = {}
 
     def note(self, note: Event) -> None:
         """Tell those who listen of something that is no call; `t_us` is added."""
-        with self._lock, self._deaf:
+        with self._deaf:
             for listener in self.listeners:
                 listener.note({"t_us": self.now_us(), **note})
 
@@ -245,9 +257,19 @@ def _name_of(event: Event) -> str:
 
 
 def _line_of(event: Event) -> str:
-    arguments = ", ".join(f"{key}={value}" for key, value in event["args"].items())
-    launch = "".join(f" {key}={event[key]}" for key in ("kernel", "params") if key in event)
-    return f"{event['call']}({arguments}){launch}  [{event['label']}] {event['site']}"
+    launch = f" kernel={event['kernel']}({event['params'].text})" if "kernel" in event else ""
+    return f"{event['call']}({event['args'].text}){launch}  [{event['label']}] {event['site']}"
+
+
+def event_json(event: Event) -> str:
+    """An event as JSON, with what was spelled before taken as it is."""
+    plain, spelled_out = {}, []
+    for key, value in event.items():
+        if isinstance(value, Spelled):
+            spelled_out.append(f', "{key}": {value.json}')
+        else:
+            plain[key] = value
+    return f"{json.dumps(plain)[:-1]}{''.join(spelled_out)}}}"
 
 
 class _Writer:
@@ -260,7 +282,7 @@ class _Writer:
         pass
 
     def after(self, event: Event) -> None:
-        self._file.write(json.dumps(event) + "\n")
+        self._file.write(event_json(event) + "\n")
 
     def note(self, note: Event) -> None:
         self._file.write(json.dumps(note) + "\n")

@@ -19,7 +19,7 @@ from bindings.device import Device, Stream
 from bindings.dtypes import I32, DType
 from bindings.errors import CutawayError
 from bindings.kernel import Kernel, Parameter
-from bindings.spelled import spelled
+from bindings.spelled import Spelled, spelled
 from bindings.tensor import Tensor
 from bindings.trace import recorder
 
@@ -205,15 +205,15 @@ class Op:
         values = self.values(given, symbols)
         if recorder.active:
             key = (self, tuple(values), tuple(symbols.values()))
-            recorder.detail = dict(spelled(key, lambda: self._describe(given, symbols)))
+            recorder.tell(**spelled(key, lambda: self._describe(given, symbols)))
             recorder.operands = {arg.name: given[arg.name] for arg in self.tensors}
         x, y, z = (*geometry.grid, 1, 1)[:3]
         kernel.launch(stream, (x, y, z), (geometry.block, 1, 1), values, geometry.smem, dependent)
 
     def _describe(self, given: Mapping[str, Any], symbols: Symbols) -> dict[str, Any]:
         names = SimpleNamespace(**symbols)
-        tensors = {arg.name: repr(given[arg.name]) for arg in self.tensors}
-        roles = {arg.name: arg.role for arg in self.tensors}
+        tensors = Spelled((arg.name, repr(given[arg.name])) for arg in self.tensors)
+        roles = Spelled((arg.name, arg.role) for arg in self.tensors)
         sums = {"bytes": self.bytes(names), "flops": self.flops(names)}
         return {"op": self.name, "tensors": tensors, "roles": roles, **sums}
 
