@@ -68,7 +68,9 @@ class EventClock:
         os.environ["CUDA_MODULE_LOADING"] = "EAGER"  # read by cuInit; a lazy load would wait behind the gate for ever
 
     def before(self, event: Event) -> None:
-        """Mark where the call's work begins."""
+        """Mark where the call's work begins. With the context go its events."""
+        if event["call"] == "cuDevicePrimaryCtxRelease":
+            self._release()
         if "stream" in event and "captured" not in event:
             stream = handle_named(event["stream"])
             if self._origin is None:
@@ -139,12 +141,16 @@ class EventClock:
     def close(self) -> None:
         """Let the engine use graphs again, and destroy the events."""
         recorder.wants_eager = False
+        self._release()
+
+    def _release(self) -> None:
+        """Give back what belongs to the context. What was not read by now is not known."""
+        self._gate.free()
         marks = self._free + [mark for _, start, end in self._waiting for mark in (start, end)]
         for mark in [*marks, *([self._origin] if self._origin else [])]:
             driver.cuEventDestroy(mark.handle)
-        self._gate.free()
         self._waiting.clear()
-        self._free, self._origin = [], None
+        self._free, self._origin, self._gate = [], None, NoGate()
 
 
 def _kind(event: Event) -> str:

@@ -236,14 +236,14 @@ class label:
 
 
 class Printer:
-    """Prints each call to stderr before it is made: names, at level 2 arguments, label and line as well."""
+    """Prints each call to `file` (None: stderr) before it is made: names, at level 2 arguments, label and line, too."""
 
-    def __init__(self, level: int) -> None:
-        self._line = _name_of if level == 1 else _line_of
+    def __init__(self, level: int, file: TextIO | None = None) -> None:
+        self._line, self._file = _name_of if level == 1 else _line_of, file
 
     def before(self, event: Event) -> None:
         """Print the call."""
-        print(self._line(event), file=sys.stderr, flush=True)
+        print(self._line(event), file=self._file or sys.stderr, flush=True)
 
     def after(self, event: Event) -> None:
         """Nothing: what crashed has no end."""
