@@ -22,6 +22,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bindings.errors import CutawayError
@@ -74,7 +75,7 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser.parse_args(argv)
         show_warnings(parser.tool, getattr(arguments, "quiet", False))
-        with interrupt, recording(getattr(arguments, "trace", None)):
+        with interrupt, recording(getattr(arguments, "trace", None), [parser.tool, *argv]):
             body(arguments)
         sys.stdout.flush()  # here, so that a reader that went away is noticed inside this try
         return 0
@@ -161,13 +162,13 @@ def is_ours(module: str | None) -> bool:
     return module is None or module.split(".")[0] in ("bindings", "engine", "tools")
 
 
-def recording(path: str | None) -> contextlib.AbstractContextManager[object]:
+def recording(path: str | None, command: Sequence[str]) -> contextlib.AbstractContextManager[object]:
     """Record every driver call to the file `path` inside the `with`; nothing when `path` is None."""
     if path is None:
         return contextlib.nullcontext()
-    from bindings.trace import record_to
+    from tools.trace.jsonl import written
 
-    return record_to(path)
+    return written(Path(path), command)
 
 
 def silence_output() -> None:
