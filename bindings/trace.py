@@ -144,6 +144,8 @@ class Recorder:
     @contextmanager
     def listening(self, listener: Listener, *, first: bool = False) -> Iterator[None]:
         """Inside the block `listener` hears every call and note, after those who listen already (`first`: before)."""
+        if not self.active:
+            self.origin = time.perf_counter_ns()
         self.listeners.insert(0 if first else len(self.listeners), listener)
         self.on_change()
         try:
