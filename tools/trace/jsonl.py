@@ -1,4 +1,4 @@
-"""The trace as JSON lines, written while the run goes on: one that is broken off leaves what was recorded until then."""
+"""The trace as JSON lines, written while the run goes on: one that is broken off leaves what it had until then."""
 
 from __future__ import annotations
 
