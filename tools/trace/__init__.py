@@ -2,69 +2,70 @@
 
 python -m tools.trace generate "The capital of France is" --max-tokens 3
 
-Start at `session.py`, which listens to the run and feeds the views; `recording.py` says what a trace holds.
+Start at `session.py`, which listens to the run and feeds the views; `recording.py` says what a trace holds; `views.py`
+opens the views that the options ask for, of which `table.py` is the one that most people see.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import get_args
+from collections.abc import Iterator, Sequence
 
-from bindings.activity import Choice
 from bindings.trace import recorder
 from tools import cli
-from tools.trace.session import Recorded, Session, View
-
-TOOLS = ("generate", "bench", "microtest", "doctor")
-
-EXAMPLES = """\
-  python -m tools.trace --jsonl calls.jsonl generate "The capital of France is" --max-tokens 3
-"""
+from tools.trace import options
+from tools.trace.recording import Recording
+from tools.trace.session import Session
+from tools.trace.terminal import Watched
+from tools.trace.views import Views
 
 
-def make_parser() -> cli.Parser:
-    parser = cli.Parser("trace", "Run another tool and watch every driver call that it makes.", EXAMPLES)
-    parser.add_argument("tool", metavar="TOOL", choices=TOOLS, help=f"what to run: {', '.join(TOOLS)}")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
-    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="write the trace as JSON lines")
-    parser.add_argument(
-        "--gpu-times",
-        choices=get_args(Choice),
-        default="auto",
-        help="where the device's times come from; auto: CUPTI if it is installed, else pairs of events (default: auto)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+def body(arguments: argparse.Namespace) -> int:
+    """Show a run or a recording; the exit code of the tool that ran."""
+    options.check(arguments)
+    if arguments.open is not None:
+        replay(Recording.read(arguments.open), Views(arguments, sys.stdout))
+        return 0
+    return watch(arguments)
 
 
-def body(arguments: argparse.Namespace) -> None:
-    recorded = Recorded()
-    views: list[View] = [recorded]
-    command = shlex.join([arguments.tool, *arguments.arguments])
-    session = Session(command, arguments.gpu_times, views)
-    try:
-        with recorder.listening(session, first=True):
-            arguments.exit_code = importlib.import_module(f"tools.{arguments.tool}").main(arguments.arguments)
-    finally:
-        session.close()
-        if arguments.jsonl is not None:
-            recorded.recording.write(arguments.jsonl)
+def replay(recording: Recording, views: Views) -> None:
+    """Show a recording as if it happened now."""
+    views.header(recording.header)
+    for record in recording.records:
+        views.call(record) if record["kind"] == "call" else views.note(record)
+    views.close()
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Run the tool with its own arguments, listening."""
+    tool, *rest = arguments.command
+    with shared_stdout(aside=arguments.json) as stdout:
+        views = Views(arguments, stdout)
+        session = Session(shlex.join(arguments.command), arguments.gpu_times, [views])
+        try:
+            with recorder.listening(session, first=True):
+                return int(importlib.import_module(f"tools.{tool}").main(rest))
+        finally:
+            session.close()
+
+
+@contextlib.contextmanager
+def shared_stdout(aside: bool) -> Iterator[Watched]:
+    """stdout, for views and for the tool that is watched at once; `aside`: the tool's goes to stderr."""
+    stdout = Watched(sys.stdout)
+    with contextlib.redirect_stdout(sys.stderr if aside else stdout):
+        yield stdout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code is that of the tool that was watched, unless watching it failed."""
     ended: list[int] = []
-
-    def run(arguments: argparse.Namespace) -> None:
-        body(arguments)
-        ended.append(arguments.exit_code)
-
-    code = cli.run(make_parser(), run, argv)
+    code = cli.run(options.make_parser(), lambda arguments: ended.append(body(arguments)), argv)
     return code or ended[0]
 
 

@@ -1,0 +1,133 @@
+"""The summary as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.trace.events import EXPECTED, busy_us
+from tools.trace.memory import OWNERS, device_bytes
+from tools.trace.summary import WAITS, StepTally, Summary, Tally, largest, merged
+from tools.trace.terminal import Screen
+from tools.trace.units import amount, counted, duration, percent, rate
+
+MOST = 16  # rows of a table; the rest is one row
+NAME = 36
+LONGEST = 5  # kernels told of each kind of step
+
+Row = tuple[str, ...]
+
+
+def show(summary: Summary, screen: Screen, filtered: bool = False, whole: bool = False) -> None:
+    """Print it. `filtered`: the table showed some calls only. `whole`: every row of every table."""
+    screen.line()
+    title = "Summary of everything" + (", whatever the filters chose to list" if filtered else "")
+    screen.line(screen.paint(title, "bold"))
+    most = None if whole else MOST
+    _table(screen, ("API calls", "calls", "host", "mean", "share"), _call_rows(summary), most)
+    titles = ("on the device", "runs", "device", "mean", "bytes", "rate", "limit", "share")
+    _table(screen, titles, _work_rows(summary), most)
+    for lines in (_step_lines(summary), _memory_lines(summary), _waiting_lines(summary)):
+        for line in lines:
+            screen.line(line)
+
+
+def _table(screen: Screen, titles: Row, rows: Sequence[Row], most: int | None) -> None:
+    """A heading, and a row for each; the first column to the left, the others to the right."""
+    if not rows:
+        return
+    shown = rows[:most]
+    widths = [max(len(row[i]) for row in (titles, *shown)) for i in range(1, len(titles))]
+    for row in (titles, *shown):
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths, strict=True)]
+        line = "  ".join([f"{row[0]:{NAME}}", *cells]).rstrip()
+        screen.line(screen.paint(line, "bold") if row is titles else line)
+    if len(shown) < len(rows):
+        screen.line(screen.paint(f"... and {len(rows) - len(shown)} more that took less: --json has all", "dim"))
+    screen.line()
+
+
+def _call_rows(summary: Summary) -> list[Row]:
+    host_us = sum(tally.us for tally in summary.calls.values())
+    return [
+        (name, f"{tally.count:,}", duration(tally.us), _mean(tally), percent(tally.us / host_us) if host_us else "")
+        for name, tally in largest(summary.calls)
+    ]
+
+
+def _mean(tally: Tally) -> str:
+    return "" if tally.mean_us is None else duration(tally.mean_us)
+
+
+def _work_rows(summary: Summary) -> list[Row]:
+    rows = []
+    for name, work in largest(summary.work):
+        achieved = work.speed(summary.limits)
+        speed = rate(achieved.per_second, achieved.unit) if achieved else ""
+        limit = percent(achieved.fraction) if achieved and achieved.fraction is not None else ""
+        share = percent(work.us / summary.device_us) if summary.device_us else ""
+        total = duration(work.us) if work.timed else ""
+        rows.append((name, f"{work.count:,}", total, _mean(work), amount(work.nbytes), speed, limit, share))
+    return rows
+
+
+def _step_lines(summary: Summary) -> list[str]:
+    lines = []
+    for kind, steps in summary.kinds.items():
+        lines += [f"{counted(len(steps), f'{kind} step')}: {_per_step(steps)}", *_longest(steps), ""]
+    return lines
+
+
+def _per_step(steps: list[StepTally]) -> str:
+    least, most = min(step.kernels for step in steps), max(step.kernels for step in steps)
+    each = " each" if len(steps) > 1 else ""
+    kernels = f"{counted(least, 'kernel')}{each}" if least == most else f"{least:,} to {most:,} kernels"
+    busy = sum(busy_us(step.activities) for step in steps) / len(steps)
+    host = sum(step.host_us for step in steps) / len(steps)
+    times = [f"device {duration(busy)}"] if busy else []
+    return f"{kernels}; {', '.join([*times, f'calls of the host {duration(host)}'])}{' on average' if each else ''}"
+
+
+def _longest(steps: list[StepTally]) -> list[str]:
+    """What takes longest in a step."""
+    total = merged(steps)
+    us = sum(tally.us for tally in total.values())
+    if not us:
+        return []
+    return [
+        f"  {name:{NAME - 2}}  {tally.count / len(steps):6.4g} times  {duration(tally.us / len(steps)):>7}"
+        f"  {percent(tally.us / us):>5}"
+        for name, tally in largest(total)[:LONGEST]
+    ]
+
+
+def _memory_lines(summary: Summary) -> list[str]:
+    memory = summary.memory
+    if not memory.fullest:
+        return []
+    most = device_bytes(memory.fullest)
+    lines = [f"{f'device memory at its fullest: {amount(most)}':{NAME}}  {'':>9}  {'at the end':>10}"]
+    for name in OWNERS:
+        if name in memory.fullest or name in memory.now:
+            then, now = memory.fullest.get(name, 0), memory.now.get(name, 0)
+            lines.append(f"  {name:{NAME - 2}}  {amount(then):>9}  {amount(now):>10}")
+    return [*lines, ""]
+
+
+def _waiting_lines(summary: Summary) -> list[str]:
+    host = sum(tally.us for tally in summary.calls.values())
+    waiting = sum(summary.calls[name].us for name in WAITS if name in summary.calls)
+    lines = [f"host: {duration(host)} in calls, {duration(waiting)} of it waiting for the device"]
+    idle = summary.idle()
+    if idle is not None:
+        span, busy, waited = (idle[key] for key in ("span_us", "busy_us", "waited_us"))
+        lines.append(f"device: busy {duration(busy)} of the {duration(span)} from the first work of a step to the last")
+        lines.append(f"        {duration(waited)} ({percent(waited / span)}) it waited for the host")
+    elif summary.replays:
+        lines.append("device: kernels were launched one by one to be timed, where a graph would run without gaps")
+    return lines + [_failure(*failure, count) for failure, count in summary.failed.items()]
+
+
+def _failure(call: str, error: str, count: int) -> str:
+    if (call, error) in EXPECTED:
+        return f"{call} answered {error} {counted(count, 'time')}, which says that there is no more"
+    return f"failed: {call}, {error}, {counted(count, 'time')}"

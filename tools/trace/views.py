@@ -1,0 +1,80 @@
+"""The views that the options ask for, as one view."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TextIO
+
+from bindings.trace import Event
+from tools.trace import summary_text
+from tools.trace.explanations import Explainer
+from tools.trace.filters import Filter, ranges
+from tools.trace.kv_pages import PagesView
+from tools.trace.perfetto import Perfetto
+from tools.trace.session import Recorded, View
+from tools.trace.summary import Summary
+from tools.trace.table import Table
+from tools.trace.terminal import Screen
+
+
+class Views:
+    """Hands everything on to each view; at the end tells the summary, and what a filter looked for in vain.
+
+    Raises UsageError for values of options that mean nothing.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, stdout: TextIO) -> None:
+        self._arguments = arguments
+        self._stdout = stdout
+        self._screen = Screen(stdout, arguments.color, arguments.wide)
+        self._filter = Filter(arguments.calls, arguments.layer, arguments.step, arguments.kernel)
+        self._summary, self._recorded = Summary(), Recorded()
+        self._views: list[View] = [self._summary, *self._on_screen(), *self._in_files()]
+
+    def _on_screen(self) -> list[View]:
+        chosen = self._arguments
+        if chosen.pages:
+            return [PagesView(self._screen, ranges(chosen.step, "--step") if chosen.step else None)]
+        if chosen.summary_only or chosen.json:
+            return []
+        matches = self._filter.matches if self._filter.criteria else None
+        return [Table(self._screen, matches, not chosen.no_fold, Explainer() if chosen.explain else None)]
+
+    def _in_files(self) -> list[View]:
+        perfetto = [Perfetto(self._arguments.perfetto)] if self._arguments.perfetto else []
+        return [*perfetto, *([self._recorded] if self._arguments.jsonl else [])]
+
+    def header(self, header: Event) -> None:
+        """Comes first."""
+        for view in self._views:
+            view.header(header)
+
+    def call(self, event: Event) -> None:
+        """A call that is complete."""
+        for view in self._views:
+            view.call(event)
+
+    def note(self, note: Event) -> None:
+        """A step of the engine."""
+        for view in self._views:
+            view.note(note)
+
+    def close(self) -> None:
+        """The trace has ended. Raises CutawayError for a file that can't be written."""
+        for view in self._views:
+            view.close()
+        if self._arguments.jsonl:
+            self._recorded.recording.write(self._arguments.jsonl)
+        if self._arguments.json:
+            self._stdout.write(json.dumps(self._summary.as_json()) + "\n")
+        elif not self._arguments.pages:
+            summary_text.show(
+                self._summary, self._screen, bool(self._filter.criteria), whole=self._arguments.summary_only
+            )
+            self._complain()
+
+    def _complain(self) -> None:
+        for line in self._filter.complaint():
+            print(f"cutaway trace: {line}", file=sys.stderr)
