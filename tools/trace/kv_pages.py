@@ -17,32 +17,32 @@ from tools.trace.units import counted
 SIGNS = "".join(sign for sign in string.digits + string.ascii_uppercase + string.ascii_lowercase if sign != "c")
 SHARED, CACHED, FREE = "#", "c", "."
 MARGIN = 9  # columns before the cells: the number of the row's first page
-MOST_ROWS = 12  # of cells; a larger pool shows those of its pages that somebody holds
+MOST_ROWS = 12  # of cells; a larger pool shows those rows in which somebody holds a page
 PIPE_WIDTH = 96  # columns where there is no terminal
+
+Holders = dict[int, list[int]]  # of each page that is held: who
 
 
 class Pool:
-    """The block tables as they follow from all notes so far."""
+    """The block tables as they follow from all notes so far. Pages below `known` were used."""
 
     def __init__(self) -> None:
         self.tables: dict[int, list[int]] = {}
         self.cached: set[int] = set()
-        self.num_pages = self.page_size = 0
-        self.known = 0  # pages below this one were used
+        self.num_pages = self.known = 0
 
     def apply(self, note: Mapping[str, Any]) -> None:
         """Move on to the step of `note`."""
         for request in (*note["released"], *note["preempted"]):
             self.tables.pop(request, None)
         self.tables |= {int(request): pages for request, pages in note["tables"].items()}
-        self.cached = set(note["cached"])
-        self.num_pages, self.page_size = note["num_pages"], note["page_size"]
+        self.cached, self.num_pages = set(note["cached"]), note["num_pages"]
         used = [page for pages in self.tables.values() for page in pages]
         self.known = max([self.known, *(page + 1 for page in (*used, *self.cached))])
 
-    def holders(self) -> dict[int, list[int]]:
-        """The sequences that hold each page that is held."""
-        found: dict[int, list[int]] = {}
+    def holders(self) -> Holders:
+        """Who holds each page that is held."""
+        found: Holders = {}
         for request, pages in self.tables.items():
             for page in pages:
                 found.setdefault(page, []).append(request)
@@ -50,20 +50,24 @@ class Pool:
 
 
 class PagesView:
-    """The view: a few lines a step. `steps`: ranges of those to show; None: all."""
+    """The view: a few lines a step, one line for steps that change nothing.
 
-    def __init__(self, screen: Screen, steps: Ranges | None = None) -> None:
-        self._screen, self._wanted = screen, steps
+    `steps`: ranges of those to show; None: all. `fold` False: every step on its own.
+    """
+
+    def __init__(self, screen: Screen, steps: Ranges | None = None, fold: bool = True) -> None:
+        self._screen, self._wanted, self._fold = screen, steps, fold
         self._width = screen.width or PIPE_WIDTH
         self._pool = Pool()
-        self._seen: set[int] = set()
+        self._before: Event | None = None  # the step that was shown last
+        self._quiet: list[Event] = []  # steps since then in which nothing happened but a token each
         self._steps = 0
 
     def header(self, header: Mapping[str, Any]) -> None:
         """Say how to read the cells."""
         for line in (
             "The pool of KV pages, a cell a page: a digit or letter is the request that holds it,",
-            f"{SHARED} is held by several, {CACHED} by none, though a prompt that begins alike finds it, {FREE} is free.",
+            f"{SHARED} is held by several, {CACHED} by none, though a prompt that begins alike finds it; {FREE} free.",
         ):
             self._screen.line(self._screen.paint(line, "dim"))
 
@@ -75,17 +79,39 @@ class PagesView:
         if note.get("kind") != "step":
             return
         self._steps += 1
-        was_held, was_cached = self._pool.holders(), self._pool.cached
-        self._pool.apply(note)
+        if self._steps == 1:
+            size = f"{counted(note['num_pages'], 'page')} of {counted(note['page_size'], 'token')} each"
+            self._screen.line(self._screen.paint(f"There are {size}.", "dim"))
         if self._wanted is not None and not among(note["step"], self._wanted):
-            return
+            self._pool.apply(note)
+        elif self._fold and self._before is not None and is_quiet(note, self._before):
+            self._quiet.append(note)
+        else:
+            self._tell_quiet()
+            self._show(note)
+        self._before = note
+
+    def _show(self, note: Event) -> None:
+        was_cached, had = self._pool.cached, set(self._pool.tables) - set(note["preempted"])
+        self._pool.apply(note)
         self._screen.line(self._who(note))
-        for sentence in [*self._lost(note), *self._tables(note, was_held, was_cached), *self._copied(note)]:
+        for sentence in [*self._lost(note), *self._tables(note, had, was_cached), *self._copied(note)]:
             self._say(sentence)
-        self._cells(note)
+        self._cells()
+
+    def _tell_quiet(self) -> None:
+        """The steps that were held back, in one line."""
+        steps, self._quiet = self._quiet, []
+        if len(steps) > 1:
+            who = " ".join(self._number(request) for request, _ in steps[0]["decodes"])
+            title = self._screen.paint(f"steps {steps[0]['step']} to {steps[-1]['step']}", "bold")
+            self._say(f"{title}: decodes {who}, a token each in every step; no page changes hands", 0)
+        elif steps:
+            self._screen.line(self._who(steps[0]))
 
     def close(self) -> None:
         """A program without steps has no pages."""
+        self._tell_quiet()
         if not self._steps:
             self._screen.line("no step of an engine was seen, so there are no KV pages to show")
 
@@ -112,37 +138,42 @@ class PagesView:
 
     def _lost(self, note: Event) -> list[str]:
         preempted = [
-            f"{self._named(r)} is preempted: memory was short, its pages went back, and it will compute them anew"
+            f"{self._named(r)} is preempted: memory was short, its pages went back, and it will begin anew"
             for r in note["preempted"]
         ]
-        return preempted + [f"{self._named(r)} has ended: its pages are free" for r in note["released"]]
+        return preempted + [f"{self._named(r)} has ended, and holds no page any more" for r in note["released"]]
 
-    def _tables(self, note: Event, was_held: Mapping[int, list[int]], was_cached: set[int]) -> list[str]:
-        """Each block table that changed, with what was found in it: pages of others, and pages that nobody held."""
+    def _tables(self, note: Event, had: set[int], was_cached: set[int]) -> list[str]:
+        """Each block table that changed; of a request that joins, also what it found there."""
+        changed = {int(request): pages for request, pages in note["tables"].items()}
+        held: Holders = {}
+        for request in [other for other in self._pool.tables if other not in changed] + [
+            r for r in changed if r in had
+        ]:
+            for page in self._pool.tables[request]:
+                held.setdefault(page, []).append(request)
         sentences = []
-        for name, pages in note["tables"].items():
-            request = int(name)
-            new = request not in self._seen or request in note["preempted"] or not _continues(request, was_held)
-            self._seen.add(request)
-            words = f"{self._named(request)} block table: {_listed(pages)}"
-            sentences.append(words + (self._found(note, request, pages, was_held, was_cached) if new else ""))
+        for request, pages in changed.items():
+            words = f"{self._named(request)} has the block table [{_listed(pages)}]"
+            joins = request not in had
+            sentences.append(words + (self._found(note, request, held, was_cached) if joins else ""))
+            for page in pages if joins else ():
+                held.setdefault(page, []).append(request)
         return sentences
 
-    def _found(
-        self, note: Event, request: int, pages: Sequence[int], was_held: Mapping[int, list[int]], was_cached: set[int]
-    ) -> str:
-        """What a sequence that joins did not have to compute."""
-        held = self._pool.holders()
-        shared = [page for page in pages if len(held[page]) > 1]
-        revived = [page for page in pages if page in was_cached and len(held[page]) == 1 and page not in was_held]
+    def _found(self, note: Event, request: int, held: Holders, was_cached: set[int]) -> str:
+        """What a request that joins did not have to compute. `held`: by those who were there before it."""
+        pages = self._pool.tables[request]
+        shared = [page for page in pages if page in held]
+        revived = [page for page in pages if page in was_cached and page not in held]
         start = next((piece[1] for piece in note["prefills"] if piece[0] == request), 0)
         words = ""
         if shared:
-            others = sorted({other for page in shared for other in held[page]} - {request})
-            words += f"; {_listed(shared)} shared with {', '.join(self._number(other) for other in others)}"
+            others = sorted({other for page in shared for other in held[page]})
+            words += f"; it shares {_pages(shared)} with {', '.join(self._named(other) for other in others)}"
         if revived and start:
-            words += f"; {_listed(revived)} taken from the cache"
-        return words + (f": its first {start} tokens need no computing" if start and words else "")
+            words += f"; it takes {_pages(revived)} back from the cache"
+        return words + (f", so its first {counted(start, 'token')} need no computing" if start and words else "")
 
     def _copied(self, note: Event) -> list[str]:
         return [
@@ -151,15 +182,15 @@ class PagesView:
             for source, target, tokens in note["copies"]
         ]
 
-    def _say(self, sentence: str) -> None:
-        for line in wrapped(sentence.split(" "), self._width - 2, self._width, 2):
-            self._screen.line(f"  {line}")
+    def _say(self, sentence: str, indent: int = 2) -> None:
+        for line in wrapped(sentence.split(" "), self._width - indent, self._width, indent):
+            self._screen.line(" " * indent + line)
 
-    def _cells(self, note: Event) -> None:
+    def _cells(self) -> None:
         """The pool as rows of cells; of a large one only as far as it was ever used."""
-        row = max((self._width - MARGIN) // 8 * 8, 8)
+        row = max((self._width - MARGIN) // 16 * 16, 16)
         held = self._pool.holders()
-        starts = range(0, self._pool.known, row)
+        starts = list(range(0, self._pool.known, row))
         if len(starts) > MOST_ROWS:
             starts = [start for start in starts if any(page in held for page in range(start, start + row))][:MOST_ROWS]
         for start in starts:
@@ -170,7 +201,7 @@ class PagesView:
             more = f"{'':>{MARGIN}}and {counted(self._pool.num_pages - shown, 'page')} more"
             self._screen.line(self._screen.paint(more, "dim"))
 
-    def _cell(self, page: int, held: Mapping[int, list[int]]) -> str:
+    def _cell(self, page: int, held: Holders) -> str:
         holders = held.get(page, [])
         if not holders:
             return self._screen.paint(CACHED if page in self._pool.cached else FREE, "dim")
@@ -179,12 +210,20 @@ class PagesView:
         return self._screen.sequence(_sign(holders[0]), holders[0])
 
 
+def is_quiet(note: Event, before: Event) -> bool:
+    """Whether in a step the same requests as in the one before get a token each, and nothing else happens."""
+    happens = any(note[what] for what in ("prefills", "copies", "tables", "preempted", "released"))
+    decodes, decoded = ([request for request, _ in one["decodes"]] for one in (note, before))
+    same = all(note[what] == before[what] for what in ("free", "cached", "waiting", "running"))
+    return not happens and decodes == decoded and same
+
+
 def _sign(request: int) -> str:
     return SIGNS[request % len(SIGNS)]
 
 
-def _continues(request: int, was_held: Mapping[int, list[int]]) -> bool:
-    return any(request in holders for holders in was_held.values())
+def _pages(pages: Sequence[int]) -> str:
+    return f"{'page' if len(pages) == 1 else 'pages'} {_listed(pages)}"
 
 
 def _listed(pages: Sequence[int]) -> str:
@@ -195,5 +234,4 @@ def _listed(pages: Sequence[int]) -> str:
             runs[-1].append(page)
         else:
             runs.append([page])
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return f"{'page' if len(pages) == 1 else 'pages'} {' '.join(words)}"
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

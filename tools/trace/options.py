@@ -24,11 +24,14 @@ EXAMPLES = """\
   python -m tools.trace --open calls.jsonl --json | jq '.steps'
 """
 
-# Options that choose how the table looks, by their destinations: they mean nothing where something stands in its place.
-TABLE_ONLY = {
-    "calls": "--calls", "layer": "--layer", "step": "--step", "kernel": "--kernel", "no_fold": "--no-fold",
-    "explain": "--explain", "wide": "--wide",
-}  # fmt: skip
+# What stands in place of the table, and why options that choose how the table looks mean nothing then.
+INSTEAD = {
+    "summary_only": "the sums are of the whole run",
+    "json": "the sums are of the whole run",
+    "pages": "pages are not calls",
+}
+TABLE_ONLY = ("calls", "layer", "step", "kernel", "no_fold", "explain", "wide")
+PAGES_TOO = ("step", "no_fold", "wide")
 
 
 def make_parser() -> cli.Parser:
@@ -98,15 +101,14 @@ def _check_open(arguments: argparse.Namespace) -> None:
 
 
 def _check_table(arguments: argparse.Namespace) -> None:
-    instead = next((name for name in ("summary_only", "json", "pages") if getattr(arguments, name)), None)
+    instead = next((name for name in INSTEAD if getattr(arguments, name)), None)
     if instead is None:
         return
-    for name, option in TABLE_ONLY.items():
-        if getattr(arguments, name) not in (None, False) and (instead, name) not in (
-            ("pages", "step"),
-            ("pages", "wide"),
-        ):
-            what = "--pages shows pages, not calls" if instead == "pages" else "sums are of the whole run"
-            raise cli.UsageError(
-                f"{option} is for the table: {what}; leave out {option} or --{instead.replace('_', '-')}"
-            )
+    for name in TABLE_ONLY:
+        if getattr(arguments, name) not in (None, False) and not (instead == "pages" and name in PAGES_TOO):
+            option, other = _option(name), _option(instead)
+            raise cli.UsageError(f"{option} is for the table, but {INSTEAD[instead]}: leave out {option} or {other}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -140,7 +140,7 @@ class Rows:
     def _whole(self, event: Event) -> str:
         """One call in one line, with its label."""
         painted, _ = self._title(event)
-        failed = "" if event["result"] == "ok" else "  " + self._screen.paint(f"failed: {event['result']}", "error")
+        failed = self._result(event)
         captured = [f"[captured into graph {event['captured']}]"] if "captured" in event else []
         words = " ".join([*arguments(event), *captured, _site(event)])
         line = f"{self._figures(event)}  {event['label']:{LABEL_WIDTH}} {painted}  {words}"
@@ -192,4 +192,5 @@ def fold_words(fold: Fold) -> str:
     one = fold.what.removesuffix("s")
     which = f"{fold.what} {fold.first} to {fold.last}" if fold.count > 1 else f"{one} {fold.first}"
     same = f"the same {counted(fold.calls, 'kernel' if fold.replayed else 'call')}"
-    return f"{which}: {same} {'each ' if fold.count > 1 else ''}(x{fold.count}), {', '.join(sums)} in all"
+    took = f", {', '.join(sums)} in all" if sums else ""
+    return f"{which}: {same} {'each ' if fold.count > 1 else ''}(x{fold.count}){took}"

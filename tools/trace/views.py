@@ -36,7 +36,8 @@ class Views:
     def _on_screen(self) -> list[View]:
         chosen = self._arguments
         if chosen.pages:
-            return [PagesView(self._screen, ranges(chosen.step, "--step") if chosen.step else None)]
+            steps = ranges(chosen.step, "--step") if chosen.step else None
+            return [PagesView(self._screen, steps, not chosen.no_fold)]
         if chosen.summary_only or chosen.json:
             return []
         matches = self._filter.matches if self._filter.criteria else None
