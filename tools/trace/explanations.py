@@ -124,7 +124,7 @@ CALLS = {
         "Gives cuBLAS scratch memory of ours, so that it never allocates: an allocation can't be captured into a graph."
     ),
     "cublasSetMathMode": "Forbids sums in bf16: where cuBLAS splits a long sum into parts, these stay float32.",
-    "cublasGemmEx": "One matrix product.",
+    "cublasGemmEx": "One matrix product; most of a model's arithmetic, and of its weights, goes through this call.",
     "cublasGemmStridedBatchedEx": "Many products of the same shape in one call.",
 }
 

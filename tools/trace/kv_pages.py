@@ -92,10 +92,10 @@ class PagesView:
         self._before = note
 
     def _show(self, note: Event) -> None:
-        was_cached, had = self._pool.cached, set(self._pool.tables) - set(note["preempted"])
+        had = set(self._pool.tables) - set(note["preempted"])
         self._pool.apply(note)
         self._screen.line(self._who(note))
-        for sentence in [*self._lost(note), *self._tables(note, had, was_cached), *self._copied(note)]:
+        for sentence in [*self._lost(note), *self._tables(note, had), *self._copied(note)]:
             self._say(sentence)
         self._cells()
 
@@ -143,7 +143,7 @@ class PagesView:
         ]
         return preempted + [f"{self._named(r)} has ended, and holds no page any more" for r in note["released"]]
 
-    def _tables(self, note: Event, had: set[int], was_cached: set[int]) -> list[str]:
+    def _tables(self, note: Event, had: set[int]) -> list[str]:
         """Each block table that changed; of a request that joins, also what it found there."""
         changed = {int(request): pages for request, pages in note["tables"].items()}
         held: Holders = {}
@@ -156,22 +156,22 @@ class PagesView:
         for request, pages in changed.items():
             words = f"{self._named(request)} has the block table [{_listed(pages)}]"
             joins = request not in had
-            sentences.append(words + (self._found(note, request, held, was_cached) if joins else ""))
+            sentences.append(words + (self._found(note, request, held) if joins else ""))
             for page in pages if joins else ():
                 held.setdefault(page, []).append(request)
         return sentences
 
-    def _found(self, note: Event, request: int, held: Holders, was_cached: set[int]) -> str:
+    def _found(self, note: Event, request: int, held: Holders) -> str:
         """What a request that joins did not have to compute. `held`: by those who were there before it."""
         pages = self._pool.tables[request]
-        shared = [page for page in pages if page in held]
-        revived = [page for page in pages if page in was_cached and page not in held]
         start = next((piece[1] for piece in note["prefills"] if piece[0] == request), 0)
+        shared = [page for page in pages if page in held]
+        revived = [page for page in pages[: start // note["page_size"]] if page not in held]
         words = ""
         if shared:
             others = sorted({other for page in shared for other in held[page]})
             words += f"; it shares {_pages(shared)} with {', '.join(self._named(other) for other in others)}"
-        if revived and start:
+        if revived:
             words += f"; it takes {_pages(revived)} back from the cache"
         return words + (f", so its first {counted(start, 'token')} need no computing" if start and words else "")
 
@@ -227,11 +227,11 @@ def _pages(pages: Sequence[int]) -> str:
 
 
 def _listed(pages: Sequence[int]) -> str:
-    """Pages in their order, with runs as "3-7"."""
+    """Pages in their order; of three or more in a row the ends, "3-7"."""
     runs: list[list[int]] = []
     for page in pages:
         if runs and page == runs[-1][-1] + 1:
             runs[-1].append(page)
         else:
             runs.append([page])
-    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)

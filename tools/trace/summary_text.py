@@ -11,6 +11,7 @@ from tools.trace.terminal import Screen
 from tools.trace.units import amount, counted, duration, percent, rate
 
 MOST = 16  # rows of a table; the rest is one row
+SPACIOUS = 100  # columns from which on the columns of a table stand further apart
 NAME = 36
 LONGEST = 5  # kernels told of each kind of step
 
@@ -36,10 +37,11 @@ def _table(screen: Screen, titles: Row, rows: Sequence[Row], most: int | None) -
     if not rows:
         return
     shown = rows[:most]
-    widths = [max(len(row[i]) for row in (titles, *shown)) for i in range(1, len(titles))]
+    gap = "  " if screen.width is None or screen.width >= SPACIOUS else " "
+    name, *widths = (max(len(row[i]) for row in (titles, *shown)) for i in range(len(titles)))
     for row in (titles, *shown):
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths, strict=True)]
-        line = "  ".join([f"{row[0]:{NAME}}", *cells]).rstrip()
+        line = gap.join([f"{row[0]:{name}}", *cells]).rstrip()
         screen.line(screen.paint(line, "bold") if row is titles else line)
     if len(shown) < len(rows):
         screen.line(screen.paint(f"... and {len(rows) - len(shown)} more that took less: --json has all", "dim"))
@@ -121,7 +123,7 @@ def _waiting_lines(summary: Summary) -> list[str]:
     if idle is not None:
         span, busy, waited = (idle[key] for key in ("span_us", "busy_us", "waited_us"))
         lines.append(f"device: busy {duration(busy)} of the {duration(span)} from the first work of a step to the last")
-        lines.append(f"        {duration(waited)} ({percent(waited / span)}) it waited for the host")
+        lines.append(f"        it waited for the host for {duration(waited)} ({percent(waited / span)})")
     elif summary.replays:
         lines.append("device: kernels were launched one by one to be timed, where a graph would run without gaps")
     return lines + [_failure(*failure, count) for failure, count in summary.failed.items()]

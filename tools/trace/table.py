@@ -76,7 +76,7 @@ class Rows:
         device = header.get("device") or {}
         clock = CLOCKS.get(header.get("clock", "none"), header.get("clock"))
         words = f"{device.get('name', 'no device')}: {clock}{self._limits_in_words()}"
-        self._screen.line(self._screen.paint(words, "dim"))
+        self._say(words, "dim", indent=0)
         titles = [f"{'call':>6}", *([f"{'at (s)':>10}"] if self._timed else [])]
         titles += [f"{'host':>7}", f"{'device':>7}", f"{'rate':>12}", f"{'limit':>5}"]
         titles += [f"{'label':{LABEL_WIDTH}}"] if self._screen.width is None else []
@@ -100,12 +100,13 @@ class Rows:
     def _head(self, event: Event) -> None:
         """A heading, where these calls belong elsewhere than the ones above."""
         heading = event["label"] or f"outside of steps: {event['site'].rpartition(':')[0]}"
-        heading += f" -> captured into graph {event['captured']}: recorded, not run" if "captured" in event else ""
+        heading += f", recorded into graph {event['captured']}" if "captured" in event else ""
         if heading == self._heading:
             return
         self._heading = heading
-        at = "" if self._timed else f"  (at {event['t_us'] / 1e6:.6f} s)"
-        self._screen.line(self._screen.paint(heading, "bold") + self._screen.paint(at, "dim"))
+        width, at = self._screen.width or len(heading), f"  (at {event['t_us'] / 1e6:.6f} s)"
+        at = "" if self._timed or len(heading) + len(at) > width else at
+        self._screen.line(self._screen.paint(heading[:width], "bold") + self._screen.paint(at, "dim"))
 
     def _figures(self, event: Event) -> str:
         """The columns on the left."""
@@ -128,7 +129,7 @@ class Rows:
         """One call in as many lines as its arguments take."""
         figures = 52 if self._timed else 41
         painted, length = self._title(event)
-        pieces = [f"-> graph {event['captured']}"] if "captured" in event else [*arguments(event, False), _site(event)]
+        pieces = [f"-> graph {event['captured']}"] if "captured" in event else [*arguments(event, False), _line(event)]
         first, *more = wrapped(pieces, max(width - figures - length - 4, 0), width, INDENT)
         line = f"{self._figures(event)}  {painted}"
         self._screen.line(f"{line}  {self._screen.paint(first, 'dim')}" if first else line)
@@ -157,12 +158,12 @@ class Rows:
         failed = fold.result != "ok" and (fold.name, fold.result) not in EXPECTED
         self._say(fold_words(fold), "error" if failed else "fold")
 
-    def _say(self, sentence: str, style: str) -> None:
+    def _say(self, sentence: str, style: str, indent: int = INDENT) -> None:
         """A sentence under the calls, in as many lines as it takes."""
         width = self._screen.width
-        lines = [sentence] if width is None else wrapped(sentence.split(" "), width - INDENT, width, INDENT)
+        lines = [sentence] if width is None else wrapped(sentence.split(" "), width - indent, width, indent)
         for line in lines:
-            self._screen.line(" " * INDENT + self._screen.paint(line, style))
+            self._screen.line(" " * indent + self._screen.paint(line, style))
 
     def close(self) -> None:
         """Nothing is held back here."""
@@ -179,6 +180,11 @@ def _speed_cells(speed: Speed | None) -> str:
 def _site(event: Event) -> str:
     """The line of Python that asked for it."""
     return f"at {event['site']}"
+
+
+def _line(event: Event) -> str:
+    """The same under a heading, which names the file where there is no label."""
+    return _site(event) if event["label"] else f"at line {event['site'].rpartition(':')[2]}"
 
 
 def fold_words(fold: Fold) -> str:
