@@ -24,7 +24,7 @@ CALLS = {
         " one, so both see each other's buffers."
     ),
     "cuCtxSetCurrent": "Makes the context this thread's own: driver calls take the device from it, not as an argument.",
-    "cuCtxGetCurrent": "Which context this thread has now, so that it can be put back afterwards.",
+    "cuCtxGetCurrent": "Which context this thread has; it does next to nothing, so bench door times the door by it.",
     "cuCtxSynchronize": (
         "Waits for everything that was given to the device; before memory is freed, so that nothing still runs on it,"
         " and so that a late failure shows here."

@@ -31,6 +31,7 @@ INSTEAD = {
     "pages": "pages are not calls",
 }
 TABLE_ONLY = ("calls", "layer", "step", "kernel", "no_fold", "explain", "wide")
+FILES = ("jsonl", "perfetto")
 PAGES_TOO = ("step", "no_fold", "wide")
 
 
@@ -89,6 +90,8 @@ def check(arguments: argparse.Namespace) -> None:
     elif arguments.command[0] not in TOOLS:
         raise cli.UsageError(f"there is no tool {arguments.command[0]!r} to watch; there are {', '.join(TOOLS)}")
     _check_table(arguments)
+    for name in FILES:
+        _check_file(_option(name), getattr(arguments, name))
 
 
 def _check_open(arguments: argparse.Namespace) -> None:
@@ -108,6 +111,14 @@ def _check_table(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) not in (None, False) and not (instead == "pages" and name in PAGES_TOO):
             option, other = _option(name), _option(instead)
             raise cli.UsageError(f"{option} is for the table, but {INSTEAD[instead]}: leave out {option} or {other}")
+
+
+def _check_file(option: str, path: Path | None) -> None:
+    """A run is not lost because its trace can't be written at its end."""
+    if path is not None and not path.parent.is_dir():
+        raise cli.UsageError(f"{option}: there is no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise cli.UsageError(f"{option}: {path} is a folder; name a file")
 
 
 def _option(name: str) -> str:
