@@ -61,6 +61,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not missing, f"{page} links to what does not exist: {', '.join(missing)}"
 
 
+def parse_as(module: str, typed: list[str]) -> None:
+    """Let the tool's own parser read a command; what tools.trace runs, the parser of that. Raises UsageError."""
+    arguments = importlib.import_module(module).make_parser().parse_args(typed)
+    if module == "tools.trace" and arguments.command:
+        parse_as(f"tools.{arguments.command[0]}", arguments.command[1:])
+
+
 @all_pages
 def test_every_command_can_be_typed(page: Path) -> None:
     for words in commands(text_of(page)):
@@ -68,8 +75,7 @@ def test_every_command_can_be_typed(page: Path) -> None:
         assert call is not None, words
         module, arguments = call
         if module.startswith("tools."):
-            typed = [word for word in arguments if word != "--help"]  # which would end the test
-            importlib.import_module(module).make_parser().parse_args(typed)
+            parse_as(module, [word for word in arguments if word != "--help"])  # which would end the test
         else:
             assert module in ("pytest", "venv", "pip"), f"{page}: {' '.join(words)}"
 
@@ -141,4 +147,4 @@ def test_every_example_of_a_tool_can_be_typed(name: str) -> None:
     assert examples
     for call in examples:
         assert call is not None and call[0] == f"tools.{name}"
-        tool.make_parser().parse_args(call[1])
+        parse_as(*call)

@@ -126,10 +126,27 @@ def test_kernels_of_a_graph_fold_by_layers_and_with_their_step() -> None:
     assert words == [
         "layers 1 to 3: the same 2 calls each (x3), host 60.0 us in all",  # captured: nothing ran
         "layers 1 to 3: the same 2 kernels each (x3), device 180 us in all",
-        "layers 1 to 3: the same 2 kernels each (x3), device 180 us in all",
+        "graph 1: the same 8 kernels as before, device 240 us",
         "steps 3 to 4: the same 1 call each (x2), host 20.0 us, device 480 us in all",  # each kernel counted once
         "end",
     ]
+
+
+def test_another_graph_is_shown_and_so_is_a_graph_that_filters_left_less_of() -> None:
+    maker = Maker()
+    maker.captured_step(1, graph=1, layers=1)
+    maker.captured_step(2, graph=2, layers=1)
+    maker.graph_launch(3, graph=1)
+    sink, unroller = Sink(), Unroller()
+    stream = folded(sink)
+    for event in maker.events:
+        unroller.see(event)
+        for work in unroller.work_of(event) if event["call"] == "cuGraphLaunch" else ():
+            if work["op"] == "rmsnorm" or event["n"] < len(maker.events):
+                stream.call(work)
+    stream.close()
+    first, second, third = (event["n"] for event in maker.events if event["call"] == "cuGraphLaunch")
+    assert sink.got == [first, first, second, second, third, "end"]
 
 
 def test_no_more_than_a_layer_is_held_back() -> None:

@@ -69,8 +69,7 @@ def test_label_says_step_kind_and_layer() -> None:
 
 
 def test_overlapping_activities_count_once() -> None:
-    spans = [(0, 10), (5, 12), (6, 7), (20, 21)]
-    assert busy_us([{"start_us": start, "end_us": end} for start, end in spans]) == 13
+    assert busy_us([(6, 7), (0, 10), (20, 21), (5, 12)]) == 13
 
 
 def test_speed_is_told_in_the_terms_that_limit_it() -> None:

@@ -17,16 +17,18 @@ from collections.abc import Iterator, Sequence
 
 from bindings.trace import recorder
 from tools import cli
-from tools.trace import options
+from tools.trace.options import EXAMPLES, check, make_parser
 from tools.trace.recording import Recording
 from tools.trace.session import Session
 from tools.trace.terminal import Watched
 from tools.trace.views import Views
 
+__all__ = ["EXAMPLES", "main", "make_parser"]
+
 
 def body(arguments: argparse.Namespace) -> int:
     """Show a run or a recording; the exit code of the tool that ran."""
-    options.check(arguments)
+    check(arguments)
     if arguments.open is not None:
         replay(Recording.read(arguments.open), Views(arguments, sys.stdout))
         return 0
@@ -65,7 +67,7 @@ def shared_stdout(aside: bool) -> Iterator[Watched]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code is that of the tool that was watched, unless watching it failed."""
     ended: list[int] = []
-    code = cli.run(options.make_parser(), lambda arguments: ended.append(body(arguments)), argv)
+    code = cli.run(make_parser(), lambda arguments: ended.append(body(arguments)), argv)
     return code or ended[0]
 
 

@@ -86,10 +86,18 @@ def work_name(event: Event) -> str:
     return "fill" if event["call"].startswith("cuMemset") else ""
 
 
-def busy_us(activities: Iterable[Mapping[str, Any]]) -> float:
+Span = tuple[float, float]  # start and end, in microseconds
+
+
+def spans(event: Event) -> list[Span]:
+    """When the device worked for this call."""
+    return [(activity["start_us"], activity["end_us"]) for activity in event.get("activities", ())]
+
+
+def busy_us(work: Iterable[Span]) -> float:
     """How long at least one of them ran: their lengths, with what overlaps counted once."""
     total, until = 0.0, float("-inf")
-    for start, end in sorted((activity["start_us"], activity["end_us"]) for activity in activities):
+    for start, end in sorted(work):
         if end > until:
             total += end - max(start, until)
             until = end
@@ -103,7 +111,7 @@ def device_us(event: Event) -> float | None:
         return None
     if len(activities) == 1:
         return float(activities[0]["end_us"] - activities[0]["start_us"])
-    return busy_us(activities)
+    return busy_us(spans(event))
 
 
 class Limits(NamedTuple):

@@ -1,4 +1,4 @@
-"""Repeats are told once: equal layers of a step, equal steps, and the many like calls of loading and of cleaning up.
+"""Repeats are told once: equal layers, equal steps, a graph's kernels, the many like calls of loading and cleaning up.
 
 Each class stands in the stream of events before a view and hands on what is to be shown, plus a `Fold` for what is not.
 They work while the program runs: what may yet turn out to be a repeat is held back, at most one layer or one step.
@@ -18,11 +18,12 @@ from tools.trace.events import device_us, place, shape_of
 class Fold:
     """What was not shown: `count` times the same `calls` calls, of the layers or steps `first` to `last`.
 
-    Of like calls that stand alone, `what` is "calls" and `name` the call. Sums over all: host and device time in
+    Of like calls that stand alone `what` is "calls" and `name` the call; of a graph launched before `what` is "graph",
+    `name` the graph, and `calls` its kernels. Sums over all: host and device time in
     microseconds, and the bytes that were allocated, freed or moved.
     """
 
-    what: str  # "layers", "steps" or "calls"
+    what: str  # "layers", "steps", "calls" or "graph"
     first: int = 0
     last: int = 0
     count: int = 0
@@ -208,6 +209,51 @@ class Steps(Repeats):
         return place(event["label"]).step is None
 
 
+class Replays:
+    """Hands on the kernels of a graph's first launch; of a later one that is the same, a line."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._shown: dict[int, list[Hashable]] = {}  # by graph: the kernels of the launch that was shown last
+        self._held: list[Event] = []
+
+    def call(self, event: Event) -> None:
+        """The next call of the program, or the next kernel of a launch."""
+        if event["kind"] == "replayed" and (not self._held or self._held[0]["n"] == event["n"]):
+            self._held.append(event)
+            return
+        self._tell()
+        if event["kind"] == "replayed":
+            self._held.append(event)
+        else:
+            self._sink.call(event)
+
+    def fold(self, fold: Fold) -> None:
+        """A repeat that was folded before: it goes by."""
+        self._tell()
+        self._sink.fold(fold)
+
+    def close(self) -> None:
+        """Tell what was held back."""
+        self._tell()
+        self._sink.close()
+
+    def _tell(self) -> None:
+        held, self._held = self._held, []
+        if not held:
+            return
+        graph, kernels = held[0]["graph"], [signature(event) for event in held]
+        if kernels != self._shown.get(graph):
+            self._shown[graph] = kernels
+            for event in held:
+                self._sink.call(event)
+            return
+        fold = Fold("graph", count=1, calls=len(held), name=f"graph {graph}", replayed=True)
+        for event in held:
+            fold.add(event)
+        self._sink.fold(fold)
+
+
 class Likes:
     """Of the calls outside of steps that one file makes in a row, hands on the first of each kind; counts the rest."""
 
@@ -257,4 +303,4 @@ class Likes:
 
 def folded(sink: Any) -> Steps:
     """A stream of events in which all repeats are folded, before `sink`."""
-    return Steps(Layers(Likes(sink)))
+    return Steps(Replays(Layers(Likes(sink))))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bindings.trace import Event
-from tools.trace.events import Limits, Speed, busy_us, device_us, place, speed, work_name
+from tools.trace.events import Limits, Span, Speed, busy_us, device_us, place, spans, speed, work_name
 from tools.trace.memory import Memory, device_bytes
 from tools.trace.unrolled import Unroller
 
@@ -67,7 +67,7 @@ class StepTally:
     kernels: int = 0
     host_us: float = 0.0
     work: dict[str, Tally] = field(default_factory=dict)
-    activities: list[Event] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)  # of its work on the device
 
 
 class Summary:
@@ -104,7 +104,7 @@ class Summary:
         step = self._step(event)
         if step is not None:
             step.host_us += event["host_us"]
-            step.activities += event.get("activities", ())
+            step.spans += spans(event)
         if event["call"] == "cuGraphLaunch":
             for work in self._unroller.work_of(event):
                 self._count_work(work, step)
@@ -151,11 +151,10 @@ class Summary:
 
         None where no step was timed, and where kernels were launched one by one to be timed, in place of graphs.
         """
-        activities = [activity for step in self.steps.values() for activity in step.activities]
-        if not activities or self.replays:
+        work = [span for step in self.steps.values() for span in step.spans]
+        if not work or self.replays:
             return None
-        start = min(activity["start_us"] for activity in activities)
-        span, busy = max(activity["end_us"] for activity in activities) - start, busy_us(activities)
+        span, busy = max(end for _, end in work) - min(start for start, _ in work), busy_us(work)
         return {"span_us": span, "busy_us": busy, "waited_us": max(span - busy, 0.0)}
 
     def as_json(self) -> dict[str, Any]:
@@ -226,7 +225,7 @@ def kind_json(kind: str, steps: list[StepTally]) -> dict[str, Any]:
         "steps": len(steps),
         "kernels_per_step": {"least": min(s.kernels for s in steps), "most": max(s.kernels for s in steps)},
         "host_us_per_step": sum(step.host_us for step in steps) / len(steps),
-        "device_us_per_step": sum(busy_us(step.activities) for step in steps) / len(steps) if timed else None,
+        "device_us_per_step": sum(busy_us(step.spans) for step in steps) / len(steps) if timed else None,
         "kernels": [
             {
                 "name": name,

@@ -27,7 +27,7 @@ def show(summary: Summary, screen: Screen, filtered: bool = False, whole: bool =
     _table(screen, ("API calls", "calls", "host", "mean", "share"), _call_rows(summary), most)
     titles = ("on the device", "runs", "device", "mean", "bytes", "rate", "limit", "share")
     _table(screen, titles, _work_rows(summary), most)
-    for lines in (_step_lines(summary), _memory_lines(summary), _waiting_lines(summary)):
+    for lines in (_step_lines(summary, screen), _memory_lines(summary, screen), _waiting_lines(summary)):
         for line in lines:
             screen.line(line)
 
@@ -72,10 +72,11 @@ def _work_rows(summary: Summary) -> list[Row]:
     return rows
 
 
-def _step_lines(summary: Summary) -> list[str]:
+def _step_lines(summary: Summary, screen: Screen) -> list[str]:
     lines = []
     for kind, steps in summary.kinds.items():
-        lines += [f"{counted(len(steps), f'{kind} step')}: {_per_step(steps)}", *_longest(steps), ""]
+        title = f"{counted(len(steps), f'{kind} step')}: {_per_step(steps)}"
+        lines += [screen.paint(title, "bold"), *_longest(steps), ""]
     return lines
 
 
@@ -83,10 +84,11 @@ def _per_step(steps: list[StepTally]) -> str:
     least, most = min(step.kernels for step in steps), max(step.kernels for step in steps)
     each = " each" if len(steps) > 1 else ""
     kernels = f"{counted(least, 'kernel')}{each}" if least == most else f"{least:,} to {most:,} kernels"
-    busy = sum(busy_us(step.activities) for step in steps) / len(steps)
+    busy = sum(busy_us(step.spans) for step in steps) / len(steps)
     host = sum(step.host_us for step in steps) / len(steps)
     times = [f"device {duration(busy)}"] if busy else []
-    return f"{kernels}; {', '.join([*times, f'calls of the host {duration(host)}'])}{' on average' if each else ''}"
+    words = f"{kernels}; {', '.join([*times, f'calls of the host {duration(host)}'])}{' on average' if each else ''}"
+    return f"{words}; longest:" if busy else words
 
 
 def _longest(steps: list[StepTally]) -> list[str]:
@@ -102,12 +104,13 @@ def _longest(steps: list[StepTally]) -> list[str]:
     ]
 
 
-def _memory_lines(summary: Summary) -> list[str]:
+def _memory_lines(summary: Summary, screen: Screen) -> list[str]:
     memory = summary.memory
     if not memory.fullest:
         return []
     most = device_bytes(memory.fullest)
-    lines = [f"{f'device memory at its fullest: {amount(most)}':{NAME}}  {'':>9}  {'at the end':>10}"]
+    title = f"{f'device memory at its fullest: {amount(most)}':{NAME}}  {'':>9}  {'at the end':>10}"
+    lines = [screen.paint(title, "bold")]
     for name in OWNERS:
         if name in memory.fullest or name in memory.now:
             then, now = memory.fullest.get(name, 0), memory.now.get(name, 0)

@@ -195,6 +195,8 @@ def fold_words(fold: Fold) -> str:
         failed = [] if fold.result == "ok" else [fold.result]
         size = [amount(fold.nbytes)] if fold.nbytes else []
         return f"x{fold.count} more {fold.name}: {', '.join([*failed, *size, *sums])}"
+    if fold.what == "graph":
+        return f"{fold.name}: the same {counted(fold.calls, 'kernel')} as before, {', '.join(sums) or 'not timed'}"
     one = fold.what.removesuffix("s")
     which = f"{fold.what} {fold.first} to {fold.last}" if fold.count > 1 else f"{one} {fold.first}"
     same = f"the same {counted(fold.calls, 'kernel' if fold.replayed else 'call')}"
