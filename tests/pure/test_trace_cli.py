@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,10 @@ def test_help_has_examples_of_options_that_exist(repository: Path) -> None:
         shown.split("examples:")[0],
     )
     assert len(examples) >= 8 and {one for one in options if one not in text} <= {"--max-tokens", "--raw"}
+
+
+def test_the_page_lists_every_option(repository: Path) -> None:
+    rows = (repository / "docs" / "trace.md").read_text().partition("### All options")[2].split("\n\n")[1]
+    listed = set(re.findall(r"`(--[a-z-]+)", rows))
+    known = {option for action in trace.make_parser()._actions for option in action.option_strings}
+    assert listed == known - {"-h", "--help"}

@@ -73,7 +73,7 @@ def test_another_shape_is_another_call_but_another_layers_memory_is_not() -> Non
     for index, shape in enumerate(("[5, 64]", "[5, 64]", "[6, 64]")):
         tensors = {"out": f"activations.normed:bf16{shape}", "x": f"layers.{index}.weight:bf16[64]"}
         maker.launch("rmsnorm", f"step 1 / prefill / layer {index} / attention", tensors=tensors)
-    assert fold(maker).got[1].startswith("layer 1: the same 1 call (x1)") and fold(maker).got[2] == 3
+    assert fold(maker).got[1].startswith("layer 1: the same 1 call again, host 10.0 us") and fold(maker).got[2] == 3
 
 
 def test_a_call_that_failed_is_never_a_repeat() -> None:

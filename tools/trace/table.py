@@ -197,8 +197,8 @@ def fold_words(fold: Fold) -> str:
         return f"x{fold.count} more {fold.name}: {', '.join([*failed, *size, *sums])}"
     if fold.what == "graph":
         return f"{fold.name}: the same {counted(fold.calls, 'kernel')} as before, {', '.join(sums) or 'not timed'}"
-    one = fold.what.removesuffix("s")
-    which = f"{fold.what} {fold.first} to {fold.last}" if fold.count > 1 else f"{one} {fold.first}"
     same = f"the same {counted(fold.calls, 'kernel' if fold.replayed else 'call')}"
-    took = f", {', '.join(sums)} in all" if sums else ""
-    return f"{which}: {same} {'each ' if fold.count > 1 else ''}(x{fold.count}){took}"
+    took = f", {', '.join(sums)}" if sums else ""
+    if fold.count == 1:
+        return f"{fold.what.removesuffix('s')} {fold.first}: {same} again{took}"
+    return f"{fold.what} {fold.first} to {fold.last}: {same} each (x{fold.count}){took}{' in all' if took else ''}"
