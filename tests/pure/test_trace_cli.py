@@ -145,6 +145,14 @@ def test_a_tool_runs_with_its_own_arguments_and_its_exit_code(
     assert recording.header["command"] == "generate --json --calls x Hello"
 
 
+def test_a_tool_that_makes_no_call_has_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tools.generate", SimpleNamespace(main=lambda argv: 2))
+    code, out, err = run(capsys, "--layer", "3", "generate", "--nonsense")
+    assert (code, out, err) == (2, "", "cutaway trace: no driver call was made\n")
+
+
 def test_json_has_stdout_for_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     a_tool(monkeypatch)
     code, out, err = run(capsys, "--gpu-times", "off", "--json", "generate")

@@ -108,6 +108,8 @@ def test_copies_and_allocations_have_names_and_sizes() -> None:
     maker = Maker()
     assert " ".join(arguments(maker.copy(26_688))) == "step <- step.host.0, 26.7 kB, stream 1"
     assert " ".join(arguments(maker.alloc("embed", 56_623_104))) == "embed, 56.6 MB"
+    unsaid = maker.call("cuMemcpyDtoDAsync", args={"dstDevice": "b", "srcDevice": "a", "ByteCount": "4000"})
+    assert " ".join(arguments(unsaid)) == "b <- a, 4.00 kB,"
     fill = maker.call("cuMemsetD8Async", args={"dstDevice": "x", "uc": "0"}, bytes=64, stream="stream 1")
     assert " ".join(arguments(fill)) == "x: 64 B of 0, stream 1" and work_name(fill) == "fill"
     assert arguments(maker.call("cuInit", args={"Flags": "0"})) == ["Flags=0"]

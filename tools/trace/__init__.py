@@ -14,6 +14,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TextIO, cast
 
 from bindings.trace import recorder
 from tools import cli
@@ -57,9 +58,9 @@ def watch(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def shared_stdout(aside: bool) -> Iterator[Watched]:
+def shared_stdout(aside: bool) -> Iterator[TextIO]:
     """stdout, for views and for the tool that is watched at once; `aside`: the tool's goes to stderr."""
-    stdout = Watched(sys.stdout)
+    stdout = cast(TextIO, Watched(sys.stdout))
     with contextlib.redirect_stdout(sys.stderr if aside else stdout):
         yield stdout
 

@@ -22,6 +22,10 @@ def title(event: Event) -> tuple[str, str]:
 
 def arguments(event: Event, whole: bool = True) -> list[str]:
     """The arguments in pieces that a line may be broken between; not `whole`: those of a product that say something."""
+    return [piece for piece in _arguments(event, whole) if piece]
+
+
+def _arguments(event: Event, whole: bool) -> list[str]:
     if is_product(event):
         return [*product_words(event), *_product_call(event, whole)]
     if "kernel" in event:
@@ -74,7 +78,7 @@ def _copy(event: Event) -> list[str]:
 
 
 def _nbytes(event: Event) -> int:
-    return int(event.get("bytes") or event.get("nbytes") or 0)
+    return int(event.get("bytes") or event["args"].get("ByteCount") or event["args"].get("N") or 0)
 
 
 def _fill(event: Event) -> list[str]:

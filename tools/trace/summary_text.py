@@ -61,7 +61,7 @@ def _mean(tally: Tally) -> str:
 
 
 def _work_rows(summary: Summary) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for name, work in largest(summary.work):
         achieved = work.speed(summary.limits)
         speed = rate(achieved.per_second, achieved.unit) if achieved else ""

@@ -67,19 +67,24 @@ class Rows:
     def __init__(self, screen: Screen, explain: Explain | None) -> None:
         self._screen, self._explain = screen, explain
         self._limits: Limits | None = None
+        self._opening: Mapping[str, Any] | None = None  # the trace's header, until there is something to show below it
         self._heading: str | None = None
         self._timed = screen.width is None or screen.width >= TIMES_FROM
 
     def header(self, header: Mapping[str, Any]) -> None:
-        """Device, clock, limits, columns."""
-        self._limits = Limits.of(header)
+        """Remember device, clock and limits for the first lines."""
+        self._limits, self._opening = Limits.of(header), header
+
+    def _open(self, header: Mapping[str, Any]) -> None:
+        """Say them, and what the columns mean."""
+        self._opening = None
         device = header.get("device") or {}
         clock = CLOCKS.get(header.get("clock", "none"), header.get("clock"))
         words = f"{device.get('name', 'no device')}: {clock}{self._limits_in_words()}"
         self._say(words, "dim", indent=0)
         titles = [f"{'call':>6}", *([f"{'at (s)':>10}"] if self._timed else [])]
         titles += [f"{'host':>7}", f"{'device':>7}", f"{'rate':>12}", f"{'limit':>5}"]
-        titles += [f"{'label':{LABEL_WIDTH}}"] if self._screen.width is None else []
+        titles += [f" {'label':{LABEL_WIDTH}} call"] if self._screen.width is None else []
         self._screen.line(self._screen.paint(" ".join(titles), "dim"))
 
     def _limits_in_words(self) -> str:
@@ -89,6 +94,8 @@ class Rows:
 
     def call(self, event: Event) -> None:
         """One call."""
+        if self._opening is not None:
+            self._open(self._opening)
         if self._screen.width is None:
             self._screen.line(self._whole(event))
         else:

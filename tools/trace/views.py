@@ -70,12 +70,8 @@ class Views:
             self._recorded.recording.write(self._arguments.jsonl)
         if self._arguments.json:
             self._stdout.write(json.dumps(self._summary.as_json()) + "\n")
-        elif not self._arguments.pages:
-            summary_text.show(
-                self._summary, self._screen, bool(self._filter.criteria), whole=self._arguments.summary_only
-            )
-            self._complain()
-
-    def _complain(self) -> None:
-        for line in self._filter.complaint():
+        elif not self._arguments.pages and self._summary.calls:
+            filtered, whole = bool(self._filter.criteria), self._arguments.summary_only
+            summary_text.show(self._summary, self._screen, filtered, whole)
+        for line in self._filter.complaint() if self._summary.calls else ["no driver call was made"]:
             print(f"cutaway trace: {line}", file=sys.stderr)
