@@ -126,6 +126,14 @@ def test_requests_beyond_ten_say_their_sign_and_colours_change_no_letter() -> No
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain and "\x1b[" in "".join(coloured)
 
 
+def test_another_engine_begins_with_an_empty_pool() -> None:
+    lines = shown(
+        note(1, prefills=[[0, 0, 20]], tables={"0": [0, 1]}, free=38, running=1),
+        note(1, prefills=[[0, 0, 5]], tables={"0": [0]}, num_pages=8, free=7, running=1),
+    )
+    assert "Another engine has 8 pages of 16 tokens each." in lines and cells(lines) == ["00", "0"]
+
+
 def test_a_run_without_steps_says_so() -> None:
     stream = io.StringIO()
     feed(PagesView(Screen(stream, "never")), [])

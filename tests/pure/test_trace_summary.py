@@ -110,6 +110,15 @@ def test_steps_are_told_by_kind() -> None:
     assert kinds["decode"]["host_us_per_step"] == 10 * (6 + 8) / 2
 
 
+def test_steps_of_another_engine_are_steps_of_their_own() -> None:
+    maker = Maker()
+    for _ in range(2):
+        maker.step(1, "prefill")
+        maker.step(2, "decode")
+    kinds = {row["kind"]: row["steps"] for row in summed(maker).as_json()["steps"]}
+    assert kinds == {"prefill": 2, "decode": 2}
+
+
 def test_the_device_waited_for_what_is_not_busy() -> None:
     maker = Maker()
     maker.launch("a", "step 1 / decode", us=20.0)  # runs from 5 to 25

@@ -59,9 +59,8 @@ class PagesView:
         self._screen, self._wanted, self._fold = screen, steps, fold
         self._width = screen.width or PIPE_WIDTH
         self._pool = Pool()
-        self._before: Event | None = None  # the step that was shown last
+        self._before: Event | None = None  # the step before
         self._quiet: list[Event] = []  # steps since then in which nothing happened but a token each
-        self._steps = 0
 
     def header(self, header: Mapping[str, Any]) -> None:
         """Say how to read the cells."""
@@ -78,10 +77,8 @@ class PagesView:
         """One step."""
         if note.get("kind") != "step":
             return
-        self._steps += 1
-        if self._steps == 1:
-            size = f"{counted(note['num_pages'], 'page')} of {counted(note['page_size'], 'token')} each"
-            self._screen.line(self._screen.paint(f"There are {size}.", "dim"))
+        if self._before is None or note["step"] <= self._before["step"]:  # each engine counts its steps from 1
+            self._begin(note)
         if self._wanted is not None and not among(note["step"], self._wanted):
             self._pool.apply(note)
         elif self._fold and self._before is not None and is_quiet(note, self._before):
@@ -90,6 +87,14 @@ class PagesView:
             self._tell_quiet()
             self._show(note)
         self._before = note
+
+    def _begin(self, note: Event) -> None:
+        """An engine's first step: all its pages are free."""
+        self._tell_quiet()
+        what = "There are" if self._before is None else "Another engine has"
+        size = f"{counted(note['num_pages'], 'page')} of {counted(note['page_size'], 'token')} each"
+        self._screen.line(self._screen.paint(f"{what} {size}.", "dim"))
+        self._pool, self._before = Pool(), None
 
     def _show(self, note: Event) -> None:
         had = set(self._pool.tables) - set(note["preempted"])
@@ -112,7 +117,7 @@ class PagesView:
     def close(self) -> None:
         """A program without steps has no pages."""
         self._tell_quiet()
-        if not self._steps:
+        if self._before is None:
             self._screen.line("no step of an engine was seen, so there are no KV pages to show")
 
     def _number(self, request: int) -> str:

@@ -79,7 +79,8 @@ class Summary:
         self.calls: dict[str, Tally] = {}
         self.failed: dict[tuple[str, str], int] = {}  # by call and error
         self.work: dict[str, Work] = {}
-        self.steps: dict[int, StepTally] = {}
+        self.steps: dict[tuple[int, int], StepTally] = {}  # by engine and number
+        self._engine = self._last_step = 0
         self.memory = Memory()
         self.replays = False
         self._unroller = Unroller()
@@ -113,7 +114,11 @@ class Summary:
 
     def _step(self, event: Event) -> StepTally | None:
         at = place(event["label"])
-        return None if at.step is None else self.steps.setdefault(at.step, StepTally(at.kind))
+        if at.step is None:
+            return None
+        self._engine += at.step < self._last_step  # each engine counts its steps from 1
+        self._last_step = at.step
+        return self.steps.setdefault((self._engine, at.step), StepTally(at.kind))
 
     def _count_work(self, event: Event, step: StepTally | None) -> None:
         """One kernel, product, copy or fill that ran."""
