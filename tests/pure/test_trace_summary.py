@@ -185,6 +185,15 @@ def test_the_text_says_what_the_figures_say() -> None:
     assert "it waited for the host for" in text
 
 
+def test_columns_that_nobody_can_fill_are_left_out() -> None:
+    maker = Maker()
+    maker.launch("rmsnorm")
+    with_limits, without = text_of(summed(maker)), text_of(summed(maker, rates=None))
+    assert " limit " in with_limits and " limit " not in without and " rate " in without
+    maker.launch("rmsnorm", us=None)
+    assert " rate " not in text_of(summed(maker, clock="none"))
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     maker = Maker()
     for number in range(30):

@@ -33,10 +33,11 @@ def show(summary: Summary, screen: Screen, filtered: bool = False, whole: bool =
 
 
 def _table(screen: Screen, titles: Row, rows: Sequence[Row], most: int | None) -> None:
-    """A heading, and a row for each; the first column to the left, the others to the right."""
+    """A heading, and a row for each; the first column to the left, the others to the right, empty ones left out."""
     if not rows:
         return
-    shown = rows[:most]
+    filled = [i for i in range(len(titles)) if any(row[i] for row in rows)]
+    titles, *shown = (tuple(row[i] for i in filled) for row in (titles, *rows[:most]))
     gap = "  " if screen.width is None or screen.width >= SPACIOUS else " "
     name, *widths = (max(len(row[i]) for row in (titles, *shown)) for i in range(len(titles)))
     for row in (titles, *shown):
