@@ -45,6 +45,12 @@ def run(generate: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed into these tests is as wide as it likes."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     """What a view prints."""
     capsys.readouterr()

@@ -17,6 +17,12 @@ from tools import trace
 from tools.trace.recording import Recording
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed into these tests is as wide as it likes."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """A trace of two steps, a graph and a shared page, as --jsonl writes it."""

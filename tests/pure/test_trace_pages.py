@@ -13,6 +13,12 @@ from tools.trace.kv_pages import PagesView
 from tools.trace.terminal import Screen
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed into these tests is as wide as it likes."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(
     *notes: Event, steps: list[tuple[int, int]] | None = None, fold: bool = True, colour: str = "never"
 ) -> list[str]:

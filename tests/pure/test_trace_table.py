@@ -28,7 +28,10 @@ def table(
 ) -> str:
     """What the table prints of a trace, on a terminal that is `width` wide or into a pipe."""
     stream = io.StringIO() if width is None else Terminal()
-    monkeypatch.setenv("COLUMNS", str(width or 80))
+    if width is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", str(width))
     feed(Table(Screen(stream, colour), **options), maker.events)
     return stream.getvalue()
 
@@ -148,6 +151,13 @@ def test_in_a_pipe_each_call_is_one_line_with_its_label(monkeypatch: pytest.Monk
         "beta=0.0",
     ):
         assert word in product
+
+
+def test_a_pipe_may_say_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    assert Screen(io.StringIO()).width == 90 and Screen(io.StringIO(), wide=True).width is None
+    monkeypatch.setenv("COLUMNS", "")
+    assert Screen(io.StringIO()).width is None
 
 
 def test_narrow_terminals_have_headings_in_place_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,15 +35,17 @@ def in_colour(choice: str, stream: TextIO) -> bool:
 
 
 class Screen:
-    """Lines of text to `stream`. `width` is its columns; None where lines may be as long as they like (a file, a pipe).
+    """Lines of text to `stream`. `width` is its columns; None where lines may be as long as they like.
 
+    They may in a file or a pipe, unless the environment says how wide that is ($COLUMNS, which shells do not export).
     `colour` None: as in_colour("auto") says. Writes whole lines: where a program that is watched left one unfinished,
     that is ended first (see Watched).
     """
 
     def __init__(self, stream: TextIO, colour: str = "auto", wide: bool = False) -> None:
         self.stream, self.colour = stream, in_colour(colour, stream)
-        self.width = shutil.get_terminal_size().columns if stream.isatty() and not wide else None
+        known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+        self.width = shutil.get_terminal_size().columns if known and not wide else None
 
     def line(self, text: str = "") -> None:
         """One line, or several."""

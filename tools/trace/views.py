@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from typing import TextIO
 
-from bindings.trace import Event
+from bindings.trace import Event, written_aside
 from tools.trace import summary_text
 from tools.trace.explanations import Explainer
 from tools.trace.filters import Filter, ranges
+from tools.trace.jsonl import JsonLines
 from tools.trace.kv_pages import PagesView
 from tools.trace.perfetto import Perfetto
-from tools.trace.session import Recorded, View
+from tools.trace.session import View
 from tools.trace.summary import Summary
 from tools.trace.table import Table
 from tools.trace.terminal import Screen
@@ -30,7 +32,7 @@ class Views:
         self._stdout = stdout
         self._screen = Screen(stdout, arguments.color, arguments.wide)
         self._filter = Filter(arguments.calls, arguments.layer, arguments.step, arguments.kernel)
-        self._summary, self._recorded = Summary(), Recorded()
+        self._summary, self._files = Summary(), ExitStack()
         self._views: list[View] = [self._summary, *self._on_screen(), *self._in_files()]
 
     def _on_screen(self) -> list[View]:
@@ -44,8 +46,12 @@ class Views:
         return [Table(self._screen, matches, not chosen.no_fold, Explainer() if chosen.explain else None)]
 
     def _in_files(self) -> list[View]:
-        perfetto = [Perfetto(self._arguments.perfetto)] if self._arguments.perfetto else []
-        return [*perfetto, *([self._recorded] if self._arguments.jsonl else [])]
+        chosen, views = self._arguments, list[View]()
+        if chosen.perfetto:
+            views.append(Perfetto(chosen.perfetto))
+        if chosen.jsonl:
+            views.append(JsonLines(self._files.enter_context(written_aside(chosen.jsonl))))
+        return views
 
     def header(self, header: Event) -> None:
         """Comes first."""
@@ -64,10 +70,12 @@ class Views:
 
     def close(self) -> None:
         """The trace has ended. Raises CutawayError for a file that can't be written."""
-        for view in self._views:
-            view.close()
-        if self._arguments.jsonl:
-            self._recorded.recording.write(self._arguments.jsonl)
+        with self._files:
+            for view in self._views:
+                view.close()
+        self._sum_up()
+
+    def _sum_up(self) -> None:
         if self._arguments.json:
             self._stdout.write(json.dumps(self._summary.as_json()) + "\n")
         elif not self._arguments.pages and self._summary.calls:
