@@ -75,12 +75,11 @@ def test_sums_and_pages_in_place_of_the_table(recorded: Path, capsys: pytest.Cap
     assert json.loads(figures)["steps"][0]["kind"] == "prefill"
 
 
-def test_a_perfetto_file_comes_of_a_recording_too(
-    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "trace.json"
-    assert run(capsys, "--open", recorded, "--summary-only", "--perfetto", path)[0] == 0
-    assert json.loads(path.read_text())["traceEvents"]
+def test_files_come_of_a_recording_too(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    perfetto, page = tmp_path / "trace.json", tmp_path / "trace.html"
+    assert run(capsys, "--open", recorded, "--summary-only", "--perfetto", perfetto, "--html", page)[0] == 0
+    assert json.loads(perfetto.read_text())["traceEvents"]
+    assert "<html" in page.read_text() and "generate Hello" in page.read_text()
 
 
 @pytest.mark.parametrize(

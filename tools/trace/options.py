@@ -20,6 +20,7 @@ EXAMPLES = """\
   python -m tools.trace --summary-only generate "Hello" --max-tokens 8          # kernels a token, and the longest
   python -m tools.trace --pages generate "Name a fruit." "Name a colour."       # the pages of the KV cache
   python -m tools.trace --perfetto trace.json --jsonl calls.jsonl --summary-only generate "Hello" --max-tokens 8
+  python -m tools.trace --html trace.html --summary-only generate "Hello" --max-tokens 8      # open it in a browser
   python -m tools.trace --open calls.jsonl --kernel argmax                      # look again, without running
   python -m tools.trace --open calls.jsonl --json | jq '.steps'
 """
@@ -31,7 +32,7 @@ INSTEAD = {
     "pages": "pages are not calls",
 }
 TABLE_ONLY = ("calls", "layer", "step", "kernel", "no_fold", "explain", "wide")
-FILES = ("jsonl", "perfetto")
+FILES = ("jsonl", "html", "perfetto")
 PAGES_TOO = ("step", "no_fold", "wide")
 
 
@@ -78,6 +79,7 @@ def _add_others(parser: cli.Parser) -> None:
     instead.add_argument("--pages", action="store_true", help="who was in each step, and the pages of the KV cache")
     group = parser.add_argument_group("files, beside all that")
     group.add_argument("--jsonl", type=Path, metavar="FILE", help="the whole trace as JSON lines, for --open")
+    group.add_argument("--html", type=Path, metavar="FILE", help="one page that shows it all, for any browser")
     group.add_argument("--perfetto", type=Path, metavar="FILE", help="for ui.perfetto.dev or chrome://tracing")
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TextIO
 
 from bindings.trace import Event, written_aside
@@ -15,10 +16,23 @@ from tools.trace.filters import Filter, ranges
 from tools.trace.jsonl import JsonLines
 from tools.trace.kv_pages import PagesView
 from tools.trace.perfetto import Perfetto
-from tools.trace.session import View
+from tools.trace.page import write_page
+from tools.trace.session import Recorded, View
 from tools.trace.summary import Summary
 from tools.trace.table import Table
 from tools.trace.terminal import Screen
+
+
+class Page(Recorded):
+    """The view that writes everything as an HTML page when the trace ends."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def close(self) -> None:
+        """Write it. Raises CutawayError where that can't be done."""
+        write_page(self.recording, self._path)
 
 
 class Views:
@@ -49,6 +63,8 @@ class Views:
         chosen, views = self._arguments, list[View]()
         if chosen.perfetto:
             views.append(Perfetto(chosen.perfetto))
+        if chosen.html:
+            views.append(Page(chosen.html))
         if chosen.jsonl:
             views.append(JsonLines(self._files.enter_context(written_aside(chosen.jsonl))))
         return views
