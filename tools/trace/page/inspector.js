@@ -1,0 +1,161 @@
+"use strict";
+
+/** The column on the right: whatever is selected, in full. */
+class Inspector {
+  constructor(box, state, history) {
+    Object.assign(this, { box, state, history, trace: state.trace, launch: new LaunchView(state) });
+    state.selected.follow(() => this.show());
+    state.step.follow(() => ["page", "sequence"].includes(state.selected.value?.kind) && this.show());
+    this.show();
+  }
+
+  show() {
+    const it = this.state.selected.value;
+    const views = {
+      call: () => this.launch.show(it.row, -1),
+      ran: () => this.launch.show(it.row, it.activity),
+      label: () => this.label(it),
+      step: () => this.step(this.trace.notes[it.index]),
+      page: () => this.page(it.page),
+      sequence: () => this.sequence(it.request),
+    };
+    this.box.replaceChildren(...(it === null ? [this.nothing()] : views[it.kind]()).filter(Boolean));
+    this.box.scrollTop = 0;
+    const title = this.box.querySelector("h2");
+    if (it !== null && title) Dom.announce(`selected: ${title.textContent}`);
+  }
+
+  nothing() {
+    const { trace } = this, { device } = trace.header;
+    return Dom.make("div", {}, Dom.make("h2", {}, "This trace"),
+      Dom.facts([["calls", Format.count(trace.numCalls)], ["ran on the device", Format.count(trace.numActivities)],
+        ["steps", Format.count(trace.notes.length)], ["took", Format.time(trace.end - trace.begin)],
+        ["multiprocessors", device?.sm_count], ["memory", device?.total_memory ? Format.bytes(device.total_memory) : null],
+        ["reads at most", trace.header.rates ? Format.rate(trace.header.rates.read_bytes, "B") : "not measured on this device"],
+        ["computes at most", trace.header.rates ? Format.rate(trace.header.rates.flops, "FLOP") : null]]),
+      Dom.make("p", { class: "muted" }, "Select a bar, a row of the tree or a page to see all of it here: a launch shows its parameters, its place on the roofline and its source."));
+  }
+
+  // --- a stretch of labels
+
+  label({ parts, start, stop }) {
+    const { trace } = this, first = Sorted.lower(trace.start, start), sums = { host: 0, device: 0, calls: 0, kernels: 0 }, byName = new Map();
+    const prefix = parts.join(" / ");
+    for (let row = first; row < trace.numCalls && trace.start[row] <= stop; row++) {
+      if (prefix && !`${trace.paths.text(trace.path[row])} / `.startsWith(`${prefix} / `) && parts.length < 3) continue;
+      sums.calls += 1;
+      sums.host += trace.duration[row];
+      for (const i of trace.activitiesOf(row)) this.addRan(sums, byName, i);
+    }
+    const top = [...byName].sort((a, b) => b[1].time - a[1].time).slice(0, 12);
+    return [
+      Dom.make("header", {}, Dom.make("h2", {}, parts[parts.length - 1] ?? "outside of steps"), Dom.make("p", { class: "path" }, prefix)),
+      Dom.facts([["from", `${Format.time(start - trace.begin)} after the first call`], ["took", Format.time(stop - start)], ["host calls", `${Format.count(sums.calls)} in ${Format.time(sums.host)}`],
+        ["on the device", sums.kernels ? `${Format.count(sums.kernels)} in ${Format.time(sums.device)}` : null]]),
+      Dom.button("Zoom to it", () => this.state.view.frame(start, stop)),
+      top.length ? Dom.section("Most time on the device", Dom.table(["operation", "runs", "time", "share"],
+        top.map(([name, { runs, time }]) => [name, Format.count(runs), Format.time(time), Format.percent(time / sums.device)]), { class: "numbers" })) : null,
+      this.stepOf(parts),
+    ];
+  }
+
+  addRan(sums, byName, i) {
+    const name = this.trace.ranTitle(i), entry = byName.get(name) ?? { runs: 0, time: 0 };
+    byName.set(name, { runs: entry.runs + 1, time: entry.time + this.trace.ranTime(i) });
+    sums.kernels += 1;
+    sums.device += this.trace.ranTime(i);
+  }
+
+  stepOf(parts) {
+    const index = parts.length === 1 ? this.trace.noteOf(this.trace.paths.number(parts[0])) : -1;
+    return index < 0 ? null : Dom.make("div", {}, this.step(this.trace.notes[index]).slice(1));
+  }
+
+  // --- steps, pages, sequences
+
+  step(note) {
+    const requests = [...note.prefills.map(([request, start, stop]) => [request, `prefills positions ${start} to ${stop - 1}`]),
+      ...note.decodes.map(([request, position]) => [request, `decodes position ${position}`])];
+    return [
+      Dom.make("header", {}, Dom.make("h2", {}, `step ${note.step}`), Dom.make("p", { class: "path" }, StepWords.batch(note))),
+      Dom.facts([["running", note.running], ["waiting", note.waiting], ["pages free", `${Format.count(note.free)} of ${Format.count(note.num_pages)}`]]),
+      StepWords.events(note).length ? Dom.section("Pages", Dom.make("ul", {}, StepWords.events(note).map((text) => Dom.make("li", {}, text)))) : null,
+      Dom.section("Who ran", Dom.table(["request", "what"], requests.map(([request, words]) => [this.request(request), words]))),
+    ];
+  }
+
+  request(request) {
+    return Dom.make("span", { class: "owner" }, PagesPanel.swatch(request),
+      Dom.button(`request ${request}`, () => this.state.selected.set({ kind: "sequence", request }), { class: "link" }));
+  }
+
+  page(page) {
+    const index = this.state.step.value, note = this.trace.notes[index], now = this.history.at(index);
+    const holders = this.history.holders(now, note.page_size).get(page) ?? [], size = note.page_size;
+    const rows = holders.map(({ request, first, tokens }) => [this.request(request), `${first} to ${first + size - 1}`, tokens === size ? "all written" : `${tokens} of ${size} written`]);
+    const copies = note.copies.filter(([source, target]) => source === page || target === page);
+    return [
+      Dom.make("header", {}, Dom.make("h2", {}, `page ${page}`), Dom.make("p", { class: "path" }, `in step ${note.step}: ${this.pageWords(page, holders, now)}`)),
+      holders.length ? Dom.section("Held by", Dom.table(["sequence", "its positions", ""], rows)) : null,
+      copies.length ? Dom.section("Copy-on-write", ...copies.map(([source, target, tokens]) => Dom.make("p", {},
+        `${Format.many(tokens, "token")} of page ${source} went to page ${target} before this step: page ${source} had other holders, and one of them was about to write.`))) : null,
+      Dom.make("p", { class: "muted" }, `Slots ${page * size} to ${page * size + size - 1} of the pool.`),
+    ];
+  }
+
+  pageWords(page, holders, now) {
+    if (holders.length > 1) return `shared by ${holders.length} sequences`;
+    if (holders.length === 1) return "held by one sequence";
+    return now.cached.has(page) ? "nobody holds it; a prompt that begins with its tokens takes it back" : "free";
+  }
+
+  /** A block table, and where the keys and values of one position lie. */
+  sequence(request) {
+    const index = this.state.step.value, note = this.trace.notes[index], now = this.history.at(index), size = note.page_size;
+    const pages = now.tables.get(request) ?? [], tokens = now.lengths.get(request) ?? 0, holders = this.history.holders(now, size);
+    const rows = pages.map((page, i) => [`${i * size} to ${i * size + size - 1}`, Dom.button(`page ${page}`, () => this.state.selected.set({ kind: "page", page }), { class: "link" }),
+      PageHistory.tokens(now, request, i, size), holders.get(page).length > 1 ? `shared by ${holders.get(page).length}` : ""]);
+    return [
+      Dom.make("header", {}, Dom.make("h2", {}, PagesPanel.swatch(request), ` request ${request}`), Dom.make("p", { class: "path" }, `in step ${note.step}: ${Format.many(tokens, "token")} in ${Format.many(pages.length, "page")}`)),
+      pages.length ? this.finder(request, pages, tokens, size) : Dom.make("p", {}, note.preempted.includes(request) ? "Preempted in this step: its pages were taken, and it will start anew." : "It holds no pages in this step."),
+      pages.length ? Dom.section("Block table", Dom.table(["positions", "page", "tokens", ""], rows, { class: "numbers" })) : null,
+    ];
+  }
+
+  finder(request, pages, tokens, size) {
+    const input = Dom.make("input", { type: "number", min: 0, max: Math.max(0, pages.length * size - 1), value: Math.max(0, tokens - 1), oninput: () => tell() });
+    const answer = Dom.make("output", { class: "answer" });
+    const tell = () => answer.replaceChildren(...this.address(pages, Number(input.value), size));
+    tell();
+    return Dom.section("Where a token's keys and values lie", Dom.make("label", { class: "finder" }, "position ", input), answer);
+  }
+
+  address(pages, position, size) {
+    if (!Number.isInteger(position) || position < 0 || position >= pages.length * size) return ["no page for that position"];
+    const page = pages[Math.floor(position / size)], slot = position % size;
+    const words = [Dom.make("p", {}, `page ${page}, slot ${slot} in it: slot ${page * size + slot} of the pool`)];
+    for (const [name, cache] of [["keys", this.cache("k_cache")], ["values", this.cache("v_cache")]]) {
+      if (cache) words.push(Dom.make("p", {}, `${name} of layer 0, KV head 0: `, Dom.make("code", {}, `${cache.buffer}+0x${(cache.offset + ((page * cache.heads) * size + slot) * cache.row).toString(16)}`), `, ${cache.row} bytes; of the next head 0x${(size * cache.row).toString(16)} further on`));
+    }
+    return words;
+  }
+
+  /** Where layer 0's pages begin, from the first call that names them: buffer, bytes before them, heads, bytes a row. */
+  cache(name) {
+    this.caches ??= new Map();
+    if (!this.caches.has(name)) this.caches.set(name, this.readCache(name));
+    return this.caches.get(name);
+  }
+
+  readCache(name) {
+    for (let row = 0; row < this.trace.numCalls; row++) {
+      const text = this.trace.field(row, "tensors")?.[name];
+      const match = text && /^([^:+]+)(?:\+0x([\da-f]+))?:\D+(\d+)\[\d+, (\d+), \d+, (\d+)\]$/.exec(text);
+      if (match && this.trace.paths.parts(this.trace.path[row]).includes("layer 0")) {
+        const [, buffer, offset, bits, heads, width] = match;
+        return { buffer, offset: parseInt(offset ?? "0", 16), heads: Number(heads), row: (Number(width) * Number(bits)) / 8 };
+      }
+    }
+    return null;
+  }
+}

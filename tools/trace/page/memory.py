@@ -1,0 +1,38 @@
+"""Device memory over time: by how much each allocation and each free changes what whom holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers")
+
+
+def owner(buffer: str) -> str:
+    """Which of OWNERS a buffer of this name belongs to."""
+    if buffer == "kv_pages":
+        return "KV pages"
+    if buffer.startswith(("activations.", "rope.", "single_queries")):
+        return "activations"
+    if buffer == "cublas.workspace":
+        return "workspace"
+    if buffer == "step" or buffer.startswith(("step.", "sampler.", "chosen.")) or ".host" in buffer:
+        return "step buffers"
+    return "weights"
+
+
+def changes(calls: Sequence[Record]) -> dict[str, Any]:
+    """Row of the call, number of the owner, and signed bytes, of each change; pinned host memory is left out."""
+    rows = [(row, call) for row, call in enumerate(calls) if _is_device_memory(call)]
+    return {
+        "owners": list(OWNERS),
+        "call": [row for row, _ in rows],
+        "owner": [OWNERS.index(owner(call["buffer"])) for _, call in rows],
+        "bytes": [-call["nbytes"] if "Free" in call["call"] else call["nbytes"] for _, call in rows],
+    }
+
+
+def _is_device_memory(call: Record) -> bool:
+    return "nbytes" in call and call.get("result") == "ok" and "Host" not in call["call"]

@@ -1,0 +1,30 @@
+"use strict";
+
+/** A matrix product in row-major words, and as cuBLAS was asked for it: bindings/cublas.py tells why they differ. */
+const Product = {
+  section(trace, row) {
+    const [m, n, k] = ["m", "n", "k"].map((name) => trace.field(row, name));
+    if (m === undefined) return null;
+    const transposed = trace.field(row, "transpose_b"), tensors = trace.field(row, "tensors") ?? {};
+    const b = transposed ? `b[${n}, ${k}]ᵀ` : `b[${k}, ${n}]`;
+    return Dom.section("The product",
+      Dom.make("p", { class: "formula" }, `out[${m}, ${n}] = a[${m}, ${k}] · ${b}`),
+      Dom.facts(["out", "a", "b"].map((name) => [name, tensors[name] && Dom.make("code", {}, tensors[name])])),
+      Dom.make("p", {}, Product.words(transposed)),
+      Dom.make("p", {}, `As cuBLAS was asked: op(A)[${n}, ${k}] · op(B)[${k}, ${m}] = C[${n}, ${m}], column by column:`),
+      Product.asked(trace.field(row, "args") ?? {}));
+  },
+
+  words(transposed) {
+    return "Our matrices lie in memory row by row, and cuBLAS reads column by column: it sees each of them transposed. " +
+      "So it is asked for the transpose of out, outᵀ = bᵀ · aᵀ: A is b, B is a, and its m is our number of columns. " +
+      (transposed
+        ? "b is a weight, stored as [outputs, inputs] and used transposed; what cuBLAS sees is turned back once more: op_T on A."
+        : "Nothing is transposed on the way: op_N on both.");
+  },
+
+  asked(args) {
+    return Dom.table(["cuBLAS argument", "value"], Object.entries(args).map(([name, value]) => [
+      Dom.make("code", {}, name), Dom.make("code", {}, String(value))]), { class: "arguments" });
+  },
+};
