@@ -10,24 +10,14 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
 
 from bindings.errors import CutawayError
 from tools.trace.page.columns import pack
 from tools.trace.page.document import document
 from tools.trace.page.sources import sources_of
+from tools.trace.recording import Recording
 
-Record = dict[str, Any]
-
-
-class Recorded(Protocol):
-    """What a page is made of: the header of a trace, and its calls and notes in order."""
-
-    header: Record
-    records: list[Record]
-
-
-def write_page(recording: Recorded, path: str | os.PathLike[str]) -> None:
+def write_page(recording: Recording, path: str | os.PathLike[str]) -> None:
     """Write the page of `recording` to `path`, whole or not at all. Raises CutawayError where that can't be done."""
     packed = pack(recording.header, recording.records)
     text = document(packed | {"sources": sources_of(recording.records)}, str(recording.header.get("command", "")))

@@ -52,7 +52,7 @@ def document(data: dict[str, Any], command: str) -> str:
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     scripts = [(_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     parts = {
-        "title": html.escape(command or "a trace"),
+        "title": html.escape(command or "a trace").encode("utf-8", "replace").decode(),  # argv may hold other bytes
         "policy": html.escape(_policy(style, scripts)),
         "style": f"<style>{style}</style>",
         "data": _embedded(data),

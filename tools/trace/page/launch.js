@@ -196,7 +196,7 @@ class LaunchView {
   /** The arguments of the driver call itself, under the API's own names. */
   arguments(origin) {
     const args = this.trace.field(origin, "args");
-    if (!args || this.trace.field(origin, "m") !== undefined || Object.keys(args).length === 0) return null;
+    if (!args || this.trace.field(origin, "sizes") !== undefined || Object.keys(args).length === 0) return null;
     const rows = Object.entries(args).map(([name, value]) => [Dom.make("code", {}, name), Dom.make("code", {}, LaunchView.breakable(String(value)))]);
     return Dom.make("details", { open: !this.trace.isWork(origin) }, Dom.make("summary", {}, `${this.trace.field(origin, "call")}, argument by argument`),
       Dom.table(["argument", "value"], rows, { class: "arguments" }));

@@ -3,9 +3,9 @@
 /** A matrix product in row-major words, and as cuBLAS was asked for it: bindings/cublas.py tells why they differ. */
 const Product = {
   section(trace, row) {
-    const [m, n, k] = ["m", "n", "k"].map((name) => trace.field(row, name));
-    if (m === undefined) return null;
-    const transposed = trace.field(row, "transpose_b"), tensors = trace.field(row, "tensors") ?? {};
+    const sizes = trace.field(row, "sizes");
+    if (sizes === undefined) return null;
+    const { m, n, k, transpose_b: transposed } = sizes, tensors = trace.field(row, "tensors") ?? {};
     const b = transposed ? `b[${n}, ${k}]ᵀ` : `b[${k}, ${n}]`;
     return Dom.section("The product",
       Dom.make("p", { class: "formula" }, `out[${m}, ${n}] = a[${m}, ${k}] · ${b}`),
