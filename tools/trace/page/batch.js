@@ -31,7 +31,12 @@ class BatchPanel {
       for (const [request] of note.decodes) put(request, "decode", step);
       for (const request of note.preempted) put(request, "preempted", step);
     });
-    return [...rows].map(([request, runs]) => ({ request, runs }));
+    return [...rows].map(([request, runs]) => ({ request, runs: runs.concat(BatchPanel.gaps(runs)) }));
+  }
+
+  /** Between a request's runs it waited. */
+  static gaps(runs) {
+    return runs.slice(1).map((run, i) => ({ kind: "waiting", from: runs[i].to, to: run.from })).filter(({ from, to }) => from < to);
   }
 
   build() {
@@ -49,9 +54,9 @@ class BatchPanel {
     for (const shared of [state.step, state.selected, state.theme]) shared.follow(() => this.surface.redraw());
   }
 
-  /** The width of a step; at most 22 pixels, and as small as it must be. */
+  /** The width of a step; at most 36 pixels, and as small as it must be. */
   column(width) {
-    return Math.min(22, (width - BatchPanel.LEFT - 8) / this.notes.length);
+    return Math.min(36, (width - BatchPanel.LEFT - 8) / this.notes.length);
   }
 
   draw(context, width) {
@@ -103,7 +108,7 @@ class BatchPanel {
     for (const { kind, from, to } of runs) {
       context.fillStyle = Palette.BATCH[kind];
       const x = BatchPanel.LEFT + from * column, wide = Math.max(1, (to - from) * column - (column > 4 ? 1 : 0));
-      if (kind === "preempted") context.fillRect(x, y + tall / 2 - 1, wide, 3);
+      if (kind === "preempted" || kind === "waiting") context.fillRect(x, y + tall / 2 - 1, wide, 3);
       else context.fillRect(x, y, wide, tall);
     }
   }

@@ -118,10 +118,16 @@ class Trace {
     return this.field(row, "captured") !== undefined;
   }
 
-  /** The name of what ran: that of the call which asked for it, else the device's own. */
+  /** The name of what ran: that of the call which asked for it; the device's own where a graph's call is unknown. */
   ranTitle(activity) {
     const origin = this.ranOrigin[activity];
-    return origin >= 0 && this.isWork(origin) ? this.name(origin) : this.ranName[activity];
+    return origin >= 0 && this.field(origin, "graph") === undefined ? this.name(origin) : this.ranName[activity];
+  }
+
+  /** Where in a step an activity belongs: `layer 3 / attention`. */
+  place(activity) {
+    const parts = this.paths.parts(this.ranPath[activity]);
+    return parts.slice(parts.length > 2 ? 2 : 0).join(" / ");
   }
 
   activitiesOf(row) {
@@ -141,11 +147,9 @@ class Trace {
     return this.ranStop[activity] - this.ranStart[activity];
   }
 
-  /** The index of the note of the step that a path lies in; -1 for none. */
-  noteOf(path) {
-    const step = this.paths.step(path);
-    if (step === null) return -1;
-    this.noteByStep ??= new Map(this.notes.map((note, index) => [note.step, index]));
-    return this.noteByStep.get(step) ?? -1;
+  /** The index of the note of a step, by the first part of a label: `step 12`; -1 for none. */
+  noteOfStep(part) {
+    this.noteByStep ??= new Map(this.notes.map((note, index) => [`step ${note.step}`, index]));
+    return this.noteByStep.get(part) ?? -1;
   }
 }

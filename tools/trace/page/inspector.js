@@ -14,7 +14,7 @@ class Inspector {
     const views = {
       call: () => this.launch.show(it.row, -1),
       ran: () => this.launch.show(it.row, it.activity),
-      label: () => this.label(it),
+      node: () => this.node(it),
       step: () => this.step(this.trace.notes[it.index]),
       page: () => this.page(it.page),
       sequence: () => this.sequence(it.request),
@@ -36,38 +36,24 @@ class Inspector {
       Dom.make("p", { class: "muted" }, "Select a bar, a row of the tree or a page to see all of it here: a launch shows its parameters, its place on the roofline and its source."));
   }
 
-  // --- a stretch of labels
-
-  label({ parts, start, stop }) {
-    const { trace } = this, first = Sorted.lower(trace.start, start), sums = { host: 0, device: 0, calls: 0, kernels: 0 }, byName = new Map();
-    const prefix = parts.join(" / ");
-    for (let row = first; row < trace.numCalls && trace.start[row] <= stop; row++) {
-      if (prefix && !`${trace.paths.text(trace.path[row])} / `.startsWith(`${prefix} / `) && parts.length < 3) continue;
-      sums.calls += 1;
-      sums.host += trace.duration[row];
-      for (const i of trace.activitiesOf(row)) this.addRan(sums, byName, i);
-    }
-    const top = [...byName].sort((a, b) => b[1].time - a[1].time).slice(0, 12);
+  /** A part of the tree: what it took, and which operations took most of it. */
+  node({ node, start, stop }) {
+    const { parts } = node, top = TreeModel.operations(node).slice(0, 12);
     return [
-      Dom.make("header", {}, Dom.make("h2", {}, parts[parts.length - 1] ?? "outside of steps"), Dom.make("p", { class: "path" }, prefix)),
-      Dom.facts([["from", `${Format.time(start - trace.begin)} after the first call`], ["took", Format.time(stop - start)], ["host calls", `${Format.count(sums.calls)} in ${Format.time(sums.host)}`],
-        ["on the device", sums.kernels ? `${Format.count(sums.kernels)} in ${Format.time(sums.device)}` : null]]),
+      Dom.make("header", {}, Dom.make("h2", {}, node.name), Dom.make("p", { class: "path" }, parts.slice(0, -1).join(" / "))),
+      Dom.facts([["from", `${Format.time(start - this.trace.begin)} after the first call`], ["took", Format.time(stop - start)],
+        ["host", `${Format.many(node.calls, "call")}, ${Format.time(node.host)}`],
+        ["device", node.runs ? `${Format.many(node.runs, "run")}, ${Format.time(node.device)}` : null],
+        ["moved", node.bytes ? Format.bytes(node.bytes) : null], ["computed", node.flops ? Format.scaled(node.flops, "FLOP") : null]]),
       Dom.button("Zoom to it", () => this.state.view.frame(start, stop)),
       top.length ? Dom.section("Most time on the device", Dom.table(["operation", "runs", "time", "share"],
-        top.map(([name, { runs, time }]) => [name, Format.count(runs), Format.time(time), Format.percent(time / sums.device)]), { class: "numbers" })) : null,
+        top.map(([name, { runs, time }]) => [name, Format.count(runs), Format.time(time), Format.percent(time / node.device)]), { class: "numbers" })) : null,
       this.stepOf(parts),
     ];
   }
 
-  addRan(sums, byName, i) {
-    const name = this.trace.ranTitle(i), entry = byName.get(name) ?? { runs: 0, time: 0 };
-    byName.set(name, { runs: entry.runs + 1, time: entry.time + this.trace.ranTime(i) });
-    sums.kernels += 1;
-    sums.device += this.trace.ranTime(i);
-  }
-
   stepOf(parts) {
-    const index = parts.length === 1 ? this.trace.noteOf(this.trace.paths.number(parts[0])) : -1;
+    const index = parts.length === 1 ? this.trace.noteOfStep(parts[0]) : -1;
     return index < 0 ? null : Dom.make("div", {}, this.step(this.trace.notes[index]).slice(1));
   }
 

@@ -2,7 +2,7 @@
 
 /**
  * A row of bars on the timeline, sorted by start and never overlapping: `items[i]` is what bar i stands for.
- * kind: "label" (items: the first row of the span), "call" (rows) or "ran" (activities).
+ * kind: "label" (items: the first row of the stretch), "call" (rows), "place" (the first activity of a stretch) or "ran".
  */
 class Lane {
   constructor(kind, title, start, stop, items) {
@@ -100,7 +100,24 @@ const Lanes = {
       if (bars) bars.push(bar);
       else byStream.set(trace.ranStream[i], [bar]);
     }
-    return [...byStream.keys()].sort().flatMap((stream) => Lanes.apart("ran", stream, byStream.get(stream)));
+    return [...byStream.keys()].sort().flatMap((stream) => {
+      const lanes = Lanes.apart("ran", stream, byStream.get(stream)); // sorts the bars
+      return [...lanes, Lanes.places(trace, byStream.get(stream))];
+    });
+  },
+
+  /** Which layer the device is at: a bar is a run of activities of one label. */
+  places(trace, bars) {
+    const places = [];
+    for (const { start, stop, item } of bars) {
+      const last = places[places.length - 1];
+      if (last && trace.ranPath[last.item] === trace.ranPath[item]) last.stop = Math.max(last.stop, stop);
+      else {
+        if (last) last.stop = Math.min(last.stop, start);
+        places.push({ start, stop, item });
+      }
+    }
+    return Lanes.lane("place", "device at", places);
   },
 
   /** Calls of several threads overlap, and so do kernels that start before the last one ends: each lane has room for one. */

@@ -10,20 +10,20 @@ class LaunchView {
   show(row, activity) {
     const { trace } = this, origin = activity >= 0 && trace.ranOrigin[activity] >= 0 ? trace.ranOrigin[activity] : row;
     return [
-      this.title(origin, row), this.facts(origin, row, activity), this.ran(origin, row, activity),
+      this.title(origin, row, activity), this.facts(origin, row, activity), this.ran(origin, row, activity),
       Product.section(trace, origin), this.parameters(origin), this.geometry(origin), this.defines(origin),
       this.roofline(origin, activity), this.source(origin), this.arguments(origin),
     ];
   }
 
-  title(origin, row) {
-    const { trace } = this, marks = [];
+  title(origin, row, activity) {
+    const { trace } = this, marks = [], path = activity >= 0 ? trace.ranPath[activity] : trace.path[row];
     if (origin !== row) marks.push("inside a graph");
     if (trace.isCaptured(row)) marks.push("captured: recorded, did not run");
     return Dom.make("header", {},
       Dom.make("h2", {}, trace.name(origin)),
       marks.map((text) => Dom.make("span", { class: "mark" }, text)),
-      Dom.make("p", { class: "path" }, trace.paths.text(trace.path[row]) || "outside of steps"));
+      Dom.make("p", { class: "path" }, trace.paths.text(path) || "outside of steps"));
   }
 
   facts(origin, row, activity) {
@@ -117,7 +117,7 @@ class LaunchView {
       ["grid", `${grid.join(" × ")} = ${Format.many(product(grid), "block")}`],
       ["block", `${block.join(" × ")} = ${Format.many(product(block), "thread")}`],
       ["shared memory", smem === undefined ? null : `${Format.count(smem)} bytes a block`],
-      ["registers", registers === undefined || registers === null ? null : `${registers} a thread`],
+      ["registers", registers ? `${registers} a thread` : "not told by this device"],
     ]));
   }
 

@@ -61,8 +61,8 @@ const Heading = {
     const { header } = trace, { device } = header;
     Dom.id("command").textContent = header.command ?? "";
     Dom.id("command").title = header.command ?? "";
-    const facts = [["device", device ? `${device.name}${device.arch ? ` (${device.arch})` : ""}` : "unknown"], ["device clock", header.clock],
-      ["started", header.started?.replace("T", " ").replace(/\.\d+/, "")], ["calls", Format.count(trace.numCalls)], ["ran", Format.count(trace.numActivities)]];
+    const facts = [["device", device ? `${device.name}${device.kind === "cpu" ? "" : ` (${device.arch})`}` : "unknown"], ["device clock", header.clock],
+      ["started", header.started?.slice(0, 19).replace("T", " ")]];
     Dom.id("facts").append(...facts.map(([name, value]) => Dom.make("div", {}, Dom.make("dt", {}, name), Dom.make("dd", {}, value ?? "unknown"))));
     Dom.id("notices").append(...Heading.notices(trace).map((text) => Dom.make("p", { class: "notice" }, text)));
   },

@@ -3,6 +3,7 @@
 /** The pool of KV pages as a grid of cells, one for each page, in the order of their numbers. */
 class PageGrid {
   static GAP = 2;
+  static BELOW = 30; // room for an arrow under the last row
 
   constructor(canvas, state, history) {
     Object.assign(this, { canvas, state, history, trace: state.trace, pages: [], focus: 0, patterns: new Map() });
@@ -30,14 +31,14 @@ class PageGrid {
     const box = this.canvas.parentElement, width = box.clientWidth - 14, height = box.clientHeight - 12;
     if (width <= 0) return;
     this.size = 8;
-    for (let size = 46; size > 8; size -= 2) {
-      if (Math.ceil(this.pages.length / Math.floor(width / size)) * size <= height) {
+    for (let size = 64; size > 8; size -= 2) {
+      if (Math.ceil(this.pages.length / Math.floor(width / size)) * size + PageGrid.BELOW <= height) {
         this.size = size;
         break;
       }
     }
     this.columns = Math.max(1, Math.floor(width / this.size));
-    this.canvas.style.height = `${Math.ceil(this.pages.length / this.columns) * this.size + 6}px`;
+    this.canvas.style.height = `${Math.ceil(this.pages.length / this.columns) * this.size + PageGrid.BELOW}px`;
     this.surface.redraw();
   }
 
@@ -142,23 +143,24 @@ class PageGrid {
     context.fill();
   }
 
+  /** An arrow from below the source to below the target. */
   copy(context, source, target, { accent, text }) {
     if (!this.place.has(source) || !this.place.has(target)) return;
-    const half = this.size / 2, [x, y] = this.corner(this.place.get(source)), [endX, endY] = this.corner(this.place.get(target));
-    context.strokeStyle = context.fillStyle = text;
+    const size = this.size - PageGrid.GAP, [x, y] = this.corner(this.place.get(source)), [endX, endY] = this.corner(this.place.get(target));
+    const from = x + size / 2, to = endX + size / 2;
+    context.strokeStyle = accent;
     context.lineWidth = 2;
-    const bend = Math.min(40, Math.abs(endX - x) / 3 + 12);
+    context.strokeRect(endX, endY, size, size);
+    context.strokeStyle = context.fillStyle = text;
     context.beginPath();
-    context.moveTo(x + half, y + half);
-    context.quadraticCurveTo((x + endX) / 2 + half, Math.min(y, endY) - bend + half, endX + half, endY + 4);
+    context.moveTo(from, y + size - 3);
+    context.bezierCurveTo(from, y + size + 26, to, endY + size + 30, to, endY + size + 7);
     context.stroke();
     context.beginPath();
-    context.moveTo(endX + half, endY + half);
-    context.lineTo(endX + half - 5, endY + 3);
-    context.lineTo(endX + half + 5, endY + 3);
+    context.moveTo(to, endY + size);
+    context.lineTo(to - 5, endY + size + 8);
+    context.lineTo(to + 5, endY + size + 8);
     context.fill();
-    context.strokeStyle = accent;
-    context.strokeRect(endX, endY, this.size - PageGrid.GAP, this.size - PageGrid.GAP);
   }
 
   /** Around what is selected, and around the cell that the keys stand on. */

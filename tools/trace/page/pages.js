@@ -52,7 +52,7 @@ class PagesPanel {
     const index = this.state.step.value, note = this.history.notes[index];
     this.slider.value = index;
     this.slider.setAttribute("aria-valuetext", `step ${note.step}`);
-    this.caption.textContent = `step ${note.step} · ${StepWords.batch(note)} · ${Format.count(note.free)} pages free · ${note.waiting} waiting`;
+    this.caption.textContent = `step ${note.step} · ${StepWords.batch(note)} · ${Format.many(note.free, "page")} free · ${note.waiting} waiting`;
     const events = StepWords.events(note);
     this.events.replaceChildren(...events.map((text) => Dom.make("span", {}, text)));
     this.grid.show(index);
@@ -64,15 +64,15 @@ class PagesPanel {
     const { now, note } = this.grid, it = this.state.selected.value;
     const requests = [...now.tables.keys()].sort((a, b) => a - b), decodes = new Map(note.decodes), prefills = new Map(note.prefills.map(([request, ...range]) => [request, range]));
     const doing = (request) => {
-      if (decodes.has(request)) return `decodes position ${decodes.get(request)}`;
-      if (prefills.has(request)) return `prefills ${prefills.get(request)[0]} to ${prefills.get(request)[1] - 1}`;
-      return "does not run in this step";
+      if (decodes.has(request)) return `decodes at ${decodes.get(request)}`;
+      if (prefills.has(request)) return `prefills ${prefills.get(request)[0]}–${prefills.get(request)[1] - 1}`;
+      return "does not run";
     };
     const row = (request, words, pressed) => Dom.make("button", { type: "button", class: "sequence", "aria-pressed": String(pressed),
       onclick: () => this.state.selected.set({ kind: "sequence", request }) }, PagesPanel.swatch(request), Dom.make("b", {}, `${request}`), Dom.make("span", {}, words));
     this.sequences.replaceChildren(Dom.make("h3", {}, `${Format.many(requests.length, "sequence")} with pages`),
       ...requests.map((request) => row(request, `${doing(request)} · ${Format.many(now.tables.get(request).length, "page")}`, it?.kind === "sequence" && it.request === request)),
-      ...note.preempted.filter((request) => !now.tables.has(request)).map((request) => row(request, "preempted: waits, and starts anew", false)));
+      ...note.preempted.filter((request) => !now.tables.has(request)).map((request) => row(request, "preempted: starts anew later", false)));
   }
 
   static swatch(request) {

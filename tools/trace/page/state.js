@@ -77,8 +77,9 @@ class View {
 class State {
   constructor(trace) {
     this.trace = trace;
+    this.root = TreeModel.of(trace);
     this.view = new View(trace.begin, trace.end);
-    this.selected = new Shared(null); // {kind, ...}: call, ran, label, step, page or sequence
+    this.selected = new Shared(null); // {kind, ...}: call, ran, node, step, page or sequence
     this.step = new Shared(0); // index of a note
     this.matches = new Shared(null); // rows that a search found, in order; null: nobody searches
     this.theme = new Shared(null);
@@ -94,14 +95,15 @@ class State {
     this.selected.set({ kind: "ran", row: this.trace.ranCall[activity], activity });
   }
 
-  /** All calls whose label begins with these parts, between two times. */
-  selectLabel(parts, start, stop) {
-    if (parts.length) this.followStep(this.trace.paths.number(parts.join(" / ")));
-    this.selected.set({ kind: "label", parts, start, stop });
+  /** A node of the tree, or one stretch of it in time. */
+  selectNode(node, start = node.start, stop = node.stop) {
+    const index = this.trace.noteOfStep(node.parts[0]);
+    if (index >= 0) this.showStep(index);
+    this.selected.set({ kind: "node", node, start, stop });
   }
 
   followStep(path) {
-    const index = this.trace.noteOf(path);
+    const index = this.trace.noteOfStep(this.trace.paths.parts(path)[0]);
     if (index >= 0) this.showStep(index);
   }
 
@@ -115,7 +117,7 @@ class State {
   selectedTime() {
     const it = this.selected.value, trace = this.trace;
     if (it === null) return null;
-    if (it.kind === "label") return { start: it.start, stop: it.stop };
+    if (it.kind === "node") return { start: it.start, stop: it.stop };
     if (it.kind === "ran") return { start: trace.ranStart[it.activity], stop: trace.ranStop[it.activity] };
     if (it.kind === "call") return { start: trace.start[it.row], stop: trace.stop[it.row] };
     return null;

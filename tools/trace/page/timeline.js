@@ -16,12 +16,12 @@ class Timeline {
     this.listen();
   }
 
-  /** Give each lane its place; a gap before each new kind and each new stream. */
+  /** Give each lane its place; a gap before each new kind and each stream. */
   place() {
     let y = Timeline.RULER + 4;
     this.places = this.lanes.map((lane, index) => {
       const before = this.lanes[index - 1];
-      if (before && (before.kind !== lane.kind || (lane.kind === "ran" && lane.title))) y += Timeline.GAP;
+      if (before && before.kind !== lane.kind && lane.kind !== "place") y += Timeline.GAP;
       const place = { lane, y, depth: lane.kind === "label" ? index : -1 };
       y += Timeline.ROW;
       return place;
@@ -36,6 +36,7 @@ class Timeline {
     if (lane.kind === "label") {
       return (i) => ({ colour: shades[i % 2], text: trace.paths.parts(trace.path[lane.items[i]])[depth] });
     }
+    if (lane.kind === "place") return (i) => ({ colour: shades[i % 2], text: trace.place(lane.items[i]) });
     if (lane.kind === "call") {
       return (i) => ({ colour: palette.call(lane.items[i]), text: trace.name(lane.items[i]) });
     }
@@ -62,7 +63,7 @@ class Timeline {
   /** The names of the lanes, over whatever ran under them. */
   drawTitles(context, height) {
     context.fillStyle = Palette.css("--panel");
-    context.fillRect(0, 0, Timeline.GUTTER - 4, height);
+    context.fillRect(0, 0, Timeline.GUTTER - 2, height);
     context.fillStyle = Palette.css("--muted");
     for (const { lane, y } of this.places) {
       if (lane.title) context.fillText(lane.title.slice(0, 15), 2, y + Timeline.ROW / 2);
@@ -110,7 +111,7 @@ class Timeline {
 
   /** Whether a lane has the bar of what is selected. */
   holds({ lane, depth }, it) {
-    if (it.kind === "label") return depth === it.parts.length - 1;
+    if (it.kind === "node") return depth === it.node.parts.length - 1;
     if (lane.kind !== it.kind) return false;
     const item = it.kind === "ran" ? it.activity : it.row;
     return lane.has(item, it.kind === "ran" ? this.trace.ranStart[item] : this.trace.start[item]);
@@ -221,7 +222,8 @@ class Timeline {
     const { lane, depth, i } = found, item = lane.items[i];
     if (lane.kind === "call") this.state.selectCall(item);
     else if (lane.kind === "ran") this.state.selectRan(item);
-    else this.state.selectLabel(this.trace.paths.parts(this.trace.path[item]).slice(0, depth + 1), lane.start[i], lane.stop[i]);
+    else if (lane.kind === "place") this.state.selectRan(item);
+    else this.state.selectNode(this.state.root.descend(this.trace.paths.parts(this.trace.path[item]).slice(0, depth + 1)), lane.start[i], lane.stop[i]);
   }
 
   hover(event) {
@@ -232,6 +234,7 @@ class Timeline {
     const pixel = this.state.view.width / this.canvas.clientWidth;
     const here = lane.count(lane.start[i], lane.start[i] + pixel);
     const more = here > 1 ? `and ${here - 1} more within this pixel` : null;
+    if (lane.kind === "place") return Tooltip.show(event, trace.paths.text(trace.ranPath[item]), [`${took} on the device`, more]);
     if (lane.kind === "label") return Tooltip.show(event, trace.paths.parts(trace.path[item]).slice(0, depth + 1).join(" / "), [took, more]);
     const path = lane.kind === "call" ? trace.path[item] : trace.ranPath[item];
     const title = lane.kind === "call" ? trace.name(item) : trace.ranTitle(item);

@@ -14,7 +14,7 @@ class Tree {
   ];
 
   constructor(box, state, palette) {
-    Object.assign(this, { box, state, palette, trace: state.trace, root: TreeModel.of(state.trace) });
+    Object.assign(this, { box, state, palette, trace: state.trace, root: state.root });
     Object.assign(this, { open: new Set(), rows: [], focus: 0, sort: "name", foldLayers: true, foldSteps: false });
     this.build();
     for (const child of this.root.children.values()) if (this.root.children.size <= 3) this.open.add(this.key(child));
@@ -165,12 +165,8 @@ class Tree {
     this.selecting = true;
     const own = node.rows.find((row) => !this.trace.isCaptured(row)) ?? node.rows[0];
     if (node.isLeaf && own !== undefined) this.state.selectCall(own);
-    else this.state.selectLabel(this.labelOf(node), node.start, node.stop);
+    else this.state.selectNode(node);
     this.selecting = false;
-  }
-
-  labelOf(node) {
-    return node.parts[0] === "outside of steps" ? [] : node.parts;
   }
 
   key_(event) {
@@ -218,8 +214,8 @@ class Tree {
 
   /** Open the way to what was selected elsewhere. */
   follow(it) {
-    if (this.selecting || it === null || !["call", "ran", "label"].includes(it.kind)) return;
-    const names = it.kind === "label" ? it.parts : this.namesOf(it);
+    if (this.selecting || it === null || !["call", "ran", "node"].includes(it.kind)) return;
+    const names = it.kind === "node" ? it.node.parts : this.namesOf(it);
     let node = this.root, found = null;
     for (const name of names) {
       const shown = TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers));
@@ -227,7 +223,7 @@ class Tree {
       node = shown.find((other) => other === child || (other.folded > 1 && this.stands(other, name)));
       if (node === undefined) break;
       found = node;
-      if (!node.isLeaf) this.open.add(this.key(node));
+      if (node.children.size && name !== names[names.length - 1]) this.open.add(this.key(node));
     }
     this.list();
     const row = this.rows.findIndex((other) => other.node === found);
@@ -236,9 +232,8 @@ class Tree {
 
   namesOf(it) {
     const path = it.kind === "ran" ? this.trace.ranPath[it.activity] : this.trace.path[it.row];
-    const parts = this.trace.paths.parts(path);
     const leaf = it.kind === "ran" ? this.trace.ranTitle(it.activity) : this.trace.name(it.row);
-    return [...(parts.length ? parts : ["outside of steps"]), leaf];
+    return [...TreeModel.names(this.trace, path), leaf];
   }
 
   /** Whether a folded node stands for the node of this name. */

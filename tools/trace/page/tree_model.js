@@ -19,6 +19,11 @@ class TreeNode {
     return child;
   }
 
+  /** The node below this one at the end of these names; undefined where there is none. */
+  descend(names) {
+    return names.reduce((node, name) => node?.children.get(name), this);
+  }
+
   get isLeaf() {
     return this.children.size === 0;
   }
@@ -42,13 +47,30 @@ class TreeNode {
 }
 
 const TreeModel = {
+  OUTSIDE: "outside of steps", // where calls without a label are
+
+  /** The names on the way to what has this label. */
+  names(trace, path) {
+    const parts = trace.paths.parts(path);
+    return parts.length ? parts : [TreeModel.OUTSIDE];
+  },
+
+  /** The operations below a node: [name, {runs, time}], those with most time on the device first. */
+  operations(node, found = new Map()) {
+    if (node.isLeaf && node.runs) {
+      const { runs, time } = found.get(node.name) ?? { runs: 0, time: 0 };
+      found.set(node.name, { runs: runs + node.runs, time: time + node.device });
+    }
+    for (const child of node.children.values()) TreeModel.operations(child, found);
+    return [...found].sort((a, b) => b[1].time - a[1].time);
+  },
+
   /** The tree of a whole trace. */
   of(trace) {
     const root = new TreeNode("", null), nodes = new Map();
     const node = (path) => {
       if (!nodes.has(path)) {
-        const parts = trace.paths.parts(path);
-        nodes.set(path, (parts.length ? parts : ["outside of steps"]).reduce((at, part) => at.child(part), root));
+        nodes.set(path, TreeModel.names(trace, path).reduce((at, name) => at.child(name), root));
       }
       return nodes.get(path);
     };
