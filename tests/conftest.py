@@ -98,9 +98,17 @@ def missing_need(marker: str, config: pytest.Config) -> bool:
         return False
     if marker == "needs_cupti":
         return importlib.util.find_spec("cupti") is None
+    if marker == "needs_chromium":
+        return importlib.util.find_spec("playwright") is None or find_chromium() is None
     if marker == "needs_mount":
         return not can_mount()
     raise AssertionError(f"no rule for marker {marker}")
+
+
+def find_chromium() -> str | None:
+    """The browser that the tests of pages drive: $CUTAWAY_CHROMIUM, else one of the usual names."""
+    names = (os.environ.get("CUTAWAY_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ REASONS = {
     "cpu_device_only": "checks the CPU device itself",
     "needs_nvrtc": "needs NVRTC: pip install nvidia-cuda-nvrtc",
     "needs_cupti": 'needs CUPTI: pip install -e ".[trace]"',
+    "needs_chromium": "needs playwright and a Chromium: pip install playwright, and a browser or $CUTAWAY_CHROMIUM",
     "needs_mount": "needs the right to mount a tmpfs in a namespace of its own",
 }
 

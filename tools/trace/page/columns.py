@@ -36,14 +36,8 @@ class Interned:
 
 
 def _key(value: Any) -> Hashable:
-    """What tells JSON values apart: to Python 1, 1.0 and True are equal."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return (dict, *((name, _key(item)) for name, item in value.items()))
-    if isinstance(value, list | tuple):
-        return (list, *map(_key, value))
-    return (type(value), value)
+    """What tells JSON values apart. By its text, since to Python 1, 1.0 and True are equal."""
+    return value if isinstance(value, str) else (repr(value),)
 
 
 def pack(header: Record, records: Sequence[Record]) -> Record:

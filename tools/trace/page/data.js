@@ -106,7 +106,8 @@ class Trace {
 
   /** What a call is called here: its operation, its kernel, or the API's own name. */
   name(row) {
-    return this.field(row, "op") ?? this.field(row, "kernel") ?? this.field(row, "call");
+    this.names ??= new Array(this.bodies.length);
+    return (this.names[this.body[row]] ??= this.field(row, "op") ?? this.field(row, "kernel") ?? this.field(row, "call"));
   }
 
   /** Whether a call works on tensors: a kernel's launch or a matrix product. */

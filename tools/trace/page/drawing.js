@@ -53,7 +53,8 @@ class BarPainter {
     let next = Math.max(i + 1, Sorted.lower(lane.start, this.time(pixel + 1), i + 1, end));
     if (next - 1 > i && this.x(lane.stop[next - 1]) > pixel + 2) next -= 1;
     this.context.globalAlpha = lane.anyMatch(i, next) ? 1 : 0.15;
-    this.context.fillStyle = style(i).colour;
+    const middle = Math.min(Sorted.lower(lane.stop, this.time(pixel + 0.5), i, next), next - 1); // a fair sample of them
+    this.context.fillStyle = style(middle).colour;
     this.context.fillRect(Math.max(pixel, this.left), y, 1, height);
     return next;
   }

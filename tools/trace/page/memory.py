@@ -7,20 +7,21 @@ from typing import Any
 
 Record = dict[str, Any]
 
-OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers")
+OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers", "other")
+
+# How the names of an owner's buffers begin. They are given where engine/ allocates.
+_BEGINNINGS = (
+    ("KV pages", ("kv_pages",)),
+    ("workspace", ("cublas.workspace",)),
+    ("activations", ("activations.", "rope.", "single_queries")),
+    ("weights", ("embed", "layers.", "norm.", "lm_head")),
+    ("step buffers", ("step", "copies", "chosen", "sampler", "edits", "logprobs", "prompt_logprobs")),
+)
 
 
 def owner(buffer: str) -> str:
     """Which of OWNERS a buffer of this name belongs to."""
-    if buffer == "kv_pages":
-        return "KV pages"
-    if buffer.startswith(("activations.", "rope.", "single_queries")):
-        return "activations"
-    if buffer == "cublas.workspace":
-        return "workspace"
-    if buffer == "step" or buffer.startswith(("step.", "sampler.", "chosen.")) or ".host" in buffer:
-        return "step buffers"
-    return "weights"
+    return next((name for name, beginnings in _BEGINNINGS if buffer.startswith(beginnings)), "other")
 
 
 def changes(calls: Sequence[Record]) -> dict[str, Any]:

@@ -8,7 +8,7 @@
 class Palette {
   static OPERATIONS = ["#4477aa", "#ee7733", "#228833", "#aa3377", "#2aa198", "#ccaa33", "#66b3dd", "#cc3311", "#7a68b8", "#8c6d4a"];
   static SEQUENCES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8f8f8f"];
-  static OWNERS = ["#4477aa", "#e69f00", "#228833", "#aa3377", "#66b3dd"];
+  static OWNERS = ["#4477aa", "#e69f00", "#228833", "#aa3377", "#66b3dd", "#8d97a6"];
   static BATCH = { prefill: "#e8a33d", decode: "#3d7ec9", waiting: "#98a3b3", preempted: "#c2417c" };
   static OTHER = "#8d97a6";
   static WAIT = "#c9a96a";

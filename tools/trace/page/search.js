@@ -1,6 +1,6 @@
 "use strict";
 
-/** Finds calls whose texts have all words that were typed: name, label, buffers, parameters, Python line. */
+/** Finds calls whose texts have all that was typed: name, label, buffers, parameters, line of Python. */
 class Search {
   constructor(input, output, state) {
     Object.assign(this, { input, output, state, trace: state.trace });
@@ -19,14 +19,27 @@ class Search {
     return this.known;
   }
 
+  /** What was typed, as terms: words; texts in quotes; and numbers together with what they number, as in `layer 1`. */
+  static terms(typed) {
+    const found = typed.toLowerCase().matchAll(/"([^"]+)"|((?:step|layer|page|graph|stream) \d+|[^\s"]+)/g);
+    return [...found].map(([, quoted, word]) => quoted ?? word);
+  }
+
+  /** Whether a text has a term; one that ends in a number is not found in a longer number. */
+  static test(term) {
+    if (!/\d$/.test(term)) return (text) => text.includes(term);
+    const whole = new RegExp(`${term.replace(/[^\w\s]/g, "\\$&")}(?!\\d)`);
+    return (text) => whole.test(text);
+  }
+
   find() {
-    const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    if (words.length === 0) return this.clear();
-    const bodies = words.map((word) => this.texts().map((text) => text.includes(word)));
-    const paths = words.map((word) => this.trace.paths.texts.map((text) => text.toLowerCase().includes(word)));
+    const tests = Search.terms(this.input.value).map(Search.test);
+    if (tests.length === 0) return this.clear();
+    const bodies = tests.map((test) => this.texts().map(test));
+    const paths = tests.map((test) => this.trace.paths.texts.map((text) => test(text.toLowerCase())));
     const rows = [];
     for (let row = 0; row < this.trace.numCalls; row++) {
-      if (words.every((_, i) => bodies[i][this.trace.body[row]] || paths[i][this.trace.path[row]])) rows.push(row);
+      if (tests.every((_, i) => bodies[i][this.trace.body[row]] || paths[i][this.trace.path[row]])) rows.push(row);
     }
     this.output.textContent = rows.length ? Format.many(rows.length, "call") : "nothing found";
     this.state.matches.set(rows);

@@ -68,14 +68,12 @@ const TreeModel = {
   /** The tree of a whole trace. */
   of(trace) {
     const root = new TreeNode("", null), nodes = new Map();
-    const node = (path) => {
-      if (!nodes.has(path)) {
-        nodes.set(path, TreeModel.names(trace, path).reduce((at, name) => at.child(name), root));
-      }
-      return nodes.get(path);
+    const leaf = (path, name) => {
+      if (!nodes.has(path)) nodes.set(path, TreeModel.names(trace, path).reduce((at, part) => at.child(part), root));
+      return nodes.get(path).child(name);
     };
-    for (let row = 0; row < trace.numCalls; row++) TreeModel.addCall(trace, node(trace.path[row]).child(trace.name(row)), row);
-    for (let i = 0; i < trace.numActivities; i++) TreeModel.addRan(trace, node(trace.ranPath[i]).child(trace.ranTitle(i)), i);
+    for (let row = 0; row < trace.numCalls; row++) TreeModel.addCall(trace, leaf(trace.path[row], trace.name(row)), row);
+    for (let i = 0; i < trace.numActivities; i++) TreeModel.addRan(trace, leaf(trace.ranPath[i], trace.ranTitle(i)), i);
     TreeModel.sum(root);
     return root;
   },
@@ -116,8 +114,9 @@ const TreeModel = {
     for (const child of node.children.values()) {
       const [, word, number] = /^(.*?)(\d+)$/.exec(child.name) ?? [];
       const last = groups[groups.length - 1];
-      if (word !== undefined && fold(word.trim()) && last?.word === word && last.make === child.make) last.nodes.push([child, number]);
-      else groups.push({ word, make: child.make, nodes: [[child, number]] });
+      const folds = word !== undefined && fold(word.trim()) && last?.word === word && last.nodes[0][0].make === child.make;
+      if (folds) last.nodes.push([child, number]);
+      else groups.push({ word, nodes: [[child, number]] });
     }
     return groups.map(({ word, nodes }) => (nodes.length === 1 ? nodes[0][0] : TreeModel.folded(node, word, nodes)));
   },
