@@ -27,7 +27,7 @@ def traced(command: str, run: Callable[[], object]) -> Recording:
 def crowded_toy(device: str, num_pages: int = 14) -> Recording:
     """A toy model with too few pages: prompts that begin alike, three answers to one of them, and preemptions."""
     system = [(7 * i) % 250 for i in range(40)]
-    prompts = [system + [1, 2, 3], system + [9] * 14, [5] * 30, system + [4, 4], [8] * 20]
+    prompts = [[*system, 1, 2, 3], [*system, *[9] * 14], [5] * 30, [*system, 4, 4], [8] * 20]
     params = [
         SamplingParams(temperature=1.0, seed=i, n=3 if i == 1 else 1, max_tokens=14 + 5 * i, ignore_eos=True)
         for i in range(len(prompts))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import find_chromium
+from tests.conftest import device_kind, find_chromium
+from tests.traced_runs import crowded_toy
 from tools.trace.page import write_page
 from tools.trace.recording import Recording
 
@@ -79,3 +80,9 @@ def open_page(tab: Page, said: list[str], tmp_path: Path) -> Iterator[OpenPage]:
     tab.remove_listener("request", ask)
     assert not said, said
     assert asked == files
+
+
+@pytest.fixture(scope="session")
+def toy(request: pytest.FixtureRequest) -> Recording:
+    """A real run with shared prefixes, copy-on-write and preemption."""
+    return crowded_toy(device_kind(request.config))

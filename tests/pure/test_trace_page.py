@@ -92,9 +92,8 @@ def data_of(page: str) -> Record:
 
 def test_calls_and_activities_come_back_as_they_were() -> None:
     records = large_trace(num_layers=2, num_steps=3).records
-    records.append(call(900, 1e6, "cuGraphLaunch", activities=[
-        {"what": "kernel", "name": "rmsnorm", "start_us": 5.25, "end_us": 7.5, "stream": "stream 2", "of": 3, "replayed": True},
-    ]))  # fmt: skip
+    ran = {"what": "kernel", "name": "rmsnorm", "start_us": 5.25, "end_us": 7.5, "stream": "stream 2"}
+    records.append(call(900, 1e6, "cuGraphLaunch", activities=[ran | {"of": 3, "replayed": True}]))
     packed = pack(header(), records)
     calls = [record for record in records if record["kind"] == "call"]
     ran = [(row, activity) for row, each in enumerate(calls) for activity in each.pop("activities", [])]

@@ -17,6 +17,7 @@ from tools.trace.page.document import document
 from tools.trace.page.sources import sources_of
 from tools.trace.recording import Recording
 
+
 def write_page(recording: Recording, path: str | os.PathLike[str]) -> None:
     """Write the page of `recording` to `path`, whole or not at all. Raises CutawayError where that can't be done."""
     packed = pack(recording.header, recording.records)

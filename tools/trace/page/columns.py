@@ -87,7 +87,7 @@ def _activities(calls: Sequence[Record], strings: Interned) -> Columns:
 
 
 def _notes(records: Iterable[Record]) -> list[Record]:
-    """The steps, in changes: a table as how many pages it keeps and those behind them, `cached` as who joined and left."""
+    """The steps as changes: of a table, how many pages it keeps and those behind; of `cached`, who joined and left."""
     notes = []
     tables: dict[str, list[int]] = {}
     cached: set[int] = set()

@@ -19,7 +19,8 @@ const Sorted = {
  */
 class Trace {
   static async load(holder) {
-    if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it can't unpack gzip");
+    if (typeof DecompressionStream === "undefined")
+      throw new Error("this browser is too old: it can't unpack gzip");
     const packed = atob(holder.textContent.trim());
     const bytes = new Uint8Array(packed.length);
     for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
@@ -107,7 +108,8 @@ class Trace {
   /** What a call is called here: its operation, its kernel, or the API's own name. */
   name(row) {
     this.names ??= new Array(this.bodies.length);
-    return (this.names[this.body[row]] ??= this.field(row, "op") ?? this.field(row, "kernel") ?? this.field(row, "call"));
+    return (this.names[this.body[row]] ??=
+      this.field(row, "op") ?? this.field(row, "kernel") ?? this.field(row, "call"));
   }
 
   /** Whether a call works on tensors: a kernel's launch or a matrix product. */
@@ -122,7 +124,9 @@ class Trace {
   /** The name of what ran: that of the call which asked for it; the device's own where a graph's call is unknown. */
   ranTitle(activity) {
     const origin = this.ranOrigin[activity];
-    return origin >= 0 && this.field(origin, "graph") === undefined ? this.name(origin) : this.ranName[activity];
+    return origin >= 0 && this.field(origin, "graph") === undefined
+      ? this.name(origin)
+      : this.ranName[activity];
   }
 
   /** Where in a step an activity belongs: `layer 3 / attention`. */
@@ -140,7 +144,8 @@ class Trace {
   /** Where a captured call ran: the activities of graph launches that name it. */
   replaysOf(row) {
     const found = [];
-    for (let i = 0; i < this.numActivities; i++) if (this.ranOrigin[i] === row && this.ranCall[i] !== row) found.push(i);
+    for (let i = 0; i < this.numActivities; i++)
+      if (this.ranOrigin[i] === row && this.ranCall[i] !== row) found.push(i);
     return found;
   }
 

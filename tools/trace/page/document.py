@@ -40,6 +40,7 @@ SCRIPTS = (
     "pages.js",
     "batch.js",
     "memory.js",
+    "kv_address.js",
     "inspector.js",
     "search.js",
     "keys.js",
@@ -70,7 +71,8 @@ def _embedded(data: dict[str, Any]) -> str:
 
 def _policy(style: str, scripts: list[str]) -> str:
     own = " ".join(_hash(script) for script in scripts)
-    return f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {own}; base-uri 'none'; form-action 'none'"
+    rules = ("default-src 'none'", "img-src data:", f"style-src {_hash(style)}", f"script-src {own}", "base-uri 'none'")
+    return "; ".join((*rules, "form-action 'none'"))
 
 
 def _hash(text: str) -> str:

@@ -1,7 +1,7 @@
 "use strict";
 
 /**
- * Elements without HTML text: whatever comes from the trace becomes a text node or an attribute, so it can't be markup.
+ * Elements without HTML text: whatever comes from the trace becomes a text node or an attribute, never markup.
  */
 const Dom = {
   /** `attributes` whose names begin with `on` are listeners; children are nodes, texts, or null for nothing. */
@@ -30,14 +30,27 @@ const Dom = {
   /** A table of two columns; rows whose value is null are left out. */
   facts(rows) {
     const shown = rows.filter(([, value]) => value !== null && value !== undefined && value !== "");
-    return Dom.make("dl", { class: "facts" },
-      shown.map(([name, value]) => [Dom.make("dt", {}, name), Dom.make("dd", {}, value)]).flat());
+    return Dom.make(
+      "dl",
+      { class: "facts" },
+      shown.map(([name, value]) => [Dom.make("dt", {}, name), Dom.make("dd", {}, value)]).flat(),
+    );
   },
 
   /** A table with a header; cells are texts or nodes. */
   table(headings, rows, attributes = {}) {
-    const head = Dom.make("tr", {}, headings.map((text) => Dom.make("th", { scope: "col" }, text)));
-    const body = rows.map((row) => Dom.make("tr", {}, row.map((cell) => Dom.make("td", {}, cell))));
+    const head = Dom.make(
+      "tr",
+      {},
+      headings.map((text) => Dom.make("th", { scope: "col" }, text)),
+    );
+    const body = rows.map((row) =>
+      Dom.make(
+        "tr",
+        {},
+        row.map((cell) => Dom.make("td", {}, cell)),
+      ),
+    );
     return Dom.make("table", attributes, Dom.make("thead", {}, head), Dom.make("tbody", {}, body));
   },
 
@@ -50,7 +63,12 @@ const Dom = {
   },
 
   empty(title, text) {
-    return Dom.make("div", { class: "empty" }, Dom.make("p", {}, Dom.make("strong", {}, title)), Dom.make("p", {}, text));
+    return Dom.make(
+      "div",
+      { class: "empty" },
+      Dom.make("p", {}, Dom.make("strong", {}, title)),
+      Dom.make("p", {}, text),
+    );
   },
 
   announce(text) {
@@ -79,7 +97,8 @@ class Surface {
   }
 
   now() {
-    const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
+    const width = this.canvas.clientWidth;
+    const height = this.canvas.clientHeight;
     if (width === 0 || height === 0) return;
     const scale = window.devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(height * scale)) {
@@ -96,7 +115,10 @@ class Surface {
 const Tooltip = {
   show(event, title, rows = []) {
     const box = Dom.id("tooltip");
-    box.replaceChildren(Dom.make("strong", {}, title), ...rows.filter(Boolean).map((row) => Dom.make("div", {}, row)));
+    box.replaceChildren(
+      Dom.make("strong", {}, title),
+      ...rows.filter(Boolean).map((row) => Dom.make("div", {}, row)),
+    );
     box.hidden = false;
     const left = Math.min(event.clientX + 14, window.innerWidth - box.offsetWidth - 8);
     const below = event.clientY + 18 + box.offsetHeight < window.innerHeight;

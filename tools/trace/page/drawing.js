@@ -25,7 +25,8 @@ class BarPainter {
     const end = Sorted.lower(lane.start, this.to);
     let i = lane.firstAfter(this.from);
     while (i < end) {
-      const x = this.x(lane.start[i]), width = this.x(lane.stop[i]) - x;
+      const x = this.x(lane.start[i]);
+      const width = this.x(lane.stop[i]) - x;
       if (width >= 1.5) {
         this.bar(lane, i, Math.max(x, this.left), Math.min(x + width, this.right), y, height, style(i));
         i += 1;
@@ -37,7 +38,8 @@ class BarPainter {
   }
 
   bar(lane, i, x, stop, y, height, { colour, text }) {
-    const context = this.context, width = Math.max(1, stop - x - (stop - x > 4 ? 1 : 0));
+    const context = this.context;
+    const width = Math.max(1, stop - x - (stop - x > 4 ? 1 : 0));
     context.globalAlpha = lane.anyMatch(i, i + 1) ? 1 : 0.15;
     context.fillStyle = colour;
     context.fillRect(x, y, width, height);
@@ -53,8 +55,8 @@ class BarPainter {
     let next = Math.max(i + 1, Sorted.lower(lane.start, this.time(pixel + 1), i + 1, end));
     if (next - 1 > i && this.x(lane.stop[next - 1]) > pixel + 2) next -= 1;
     this.context.globalAlpha = lane.anyMatch(i, next) ? 1 : 0.15;
-    const middle = Math.min(Sorted.lower(lane.stop, this.time(pixel + 0.5), i, next), next - 1); // a fair sample of them
-    this.context.fillStyle = style(middle).colour;
+    const sample = Math.min(Sorted.lower(lane.stop, this.time(pixel + 0.5), i, next), next - 1); // who is in its middle
+    this.context.fillStyle = style(sample).colour;
     this.context.fillRect(Math.max(pixel, this.left), y, 1, height);
     return next;
   }
@@ -65,7 +67,8 @@ const Ruler = {
   draw(context, painter, origin, height) {
     const step = Ruler.step((painter.to - painter.from) / ((painter.right - painter.left) / 110));
     context.textBaseline = "middle";
-    const text = Palette.css("--muted"), line = Palette.css("--grid");
+    const text = Palette.css("--muted");
+    const line = Palette.css("--grid");
     for (let at = Math.ceil((painter.from - origin) / step) * step; at <= painter.to - origin; at += step) {
       const x = Math.round(painter.x(at + origin)) + 0.5;
       context.fillStyle = line;
@@ -83,7 +86,8 @@ const Ruler = {
 
   /** A time with as many digits as its neighbours need to differ. */
   label(at, step) {
-    const [unit, name] = step >= 1e5 ? [1e6, "s"] : step >= 1e2 ? [1e3, "ms"] : step >= 0.1 ? [1, "µs"] : [1e-3, "ns"];
+    const [unit, name] =
+      step >= 1e5 ? [1e6, "s"] : step >= 1e2 ? [1e3, "ms"] : step >= 0.1 ? [1, "µs"] : [1e-3, "ns"];
     const digits = Math.max(0, -Math.floor(Math.log10(step / unit) + 1e-9));
     return `${(at / unit).toFixed(digits)} ${name}`;
   },

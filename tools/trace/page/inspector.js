@@ -26,28 +26,69 @@ class Inspector {
   }
 
   nothing() {
-    const { trace } = this, { device } = trace.header;
-    return Dom.make("div", {}, Dom.make("h2", {}, "This trace"),
-      Dom.facts([["calls", Format.count(trace.numCalls)], ["ran on the device", Format.count(trace.numActivities)],
-        ["steps", Format.count(trace.notes.length)], ["took", Format.time(trace.end - trace.begin)],
-        ["multiprocessors", device?.sm_count], ["memory", device?.total_memory ? Format.bytes(device.total_memory) : null],
-        ["reads at most", trace.header.rates ? Format.rate(trace.header.rates.read_bytes, "B") : "not measured on this device"],
-        ["computes at most", trace.header.rates ? Format.rate(trace.header.rates.flops, "FLOP") : null]]),
-      Dom.make("p", { class: "muted" }, "Select a bar, a row of the tree or a page to see all of it here: a launch shows its parameters, its place on the roofline and its source."));
+    const { trace } = this;
+    const { device } = trace.header;
+    return Dom.make(
+      "div",
+      {},
+      Dom.make("h2", {}, "This trace"),
+      Dom.facts([
+        ["calls", Format.count(trace.numCalls)],
+        ["ran on the device", Format.count(trace.numActivities)],
+        ["steps", Format.count(trace.notes.length)],
+        ["took", Format.time(trace.end - trace.begin)],
+        ["multiprocessors", device?.sm_count],
+        ["memory", device?.total_memory ? Format.bytes(device.total_memory) : null],
+        [
+          "reads at most",
+          trace.header.rates ? Format.rate(trace.header.rates.read_bytes, "B") : "not measured on this device",
+        ],
+        ["computes at most", trace.header.rates ? Format.rate(trace.header.rates.flops, "FLOP") : null],
+      ]),
+      Dom.make(
+        "p",
+        { class: "muted" },
+        "Select a bar, a row of the tree or a page to see all of it here: " +
+          "a launch shows its parameters, its place on the roofline and its source.",
+      ),
+    );
   }
 
   /** A part of the tree: what it took, and which operations took most of it. */
   node({ node, start, stop }) {
-    const { parts } = node, top = TreeModel.operations(node).slice(0, 12);
+    const { parts } = node;
+    const top = TreeModel.operations(node).slice(0, 12);
     return [
-      Dom.make("header", {}, Dom.make("h2", {}, node.name), Dom.make("p", { class: "path" }, parts.slice(0, -1).join(" / "))),
-      Dom.facts([["from", `${Format.time(start - this.trace.begin)} after the first call`], ["took", Format.time(stop - start)],
+      Dom.make(
+        "header",
+        {},
+        Dom.make("h2", {}, node.name),
+        Dom.make("p", { class: "path" }, parts.slice(0, -1).join(" / ")),
+      ),
+      Dom.facts([
+        ["from", `${Format.time(start - this.trace.begin)} after the first call`],
+        ["took", Format.time(stop - start)],
         ["host", `${Format.many(node.calls, "call")}, ${Format.time(node.host)}`],
         ["device", node.runs ? `${Format.many(node.runs, "run")}, ${Format.time(node.device)}` : null],
-        ["moved", node.bytes ? Format.bytes(node.bytes) : null], ["computed", node.flops ? Format.scaled(node.flops, "FLOP") : null]]),
+        ["moved", node.bytes ? Format.bytes(node.bytes) : null],
+        ["computed", node.flops ? Format.scaled(node.flops, "FLOP") : null],
+      ]),
       Dom.button("Zoom to it", () => this.state.view.frame(start, stop)),
-      top.length ? Dom.section("Most time on the device", Dom.table(["operation", "runs", "time", "share"],
-        top.map(([name, { runs, time }]) => [name, Format.count(runs), Format.time(time), Format.percent(time / node.device)]), { class: "numbers" })) : null,
+      top.length
+        ? Dom.section(
+            "Most time on the device",
+            Dom.table(
+              ["operation", "runs", "time", "share"],
+              top.map(([name, { runs, time }]) => [
+                name,
+                Format.count(runs),
+                Format.time(time),
+                Format.percent(time / node.device),
+              ]),
+              { class: "numbers" },
+            ),
+          )
+        : null,
       this.stepOf(parts),
     ];
   }
@@ -60,31 +101,86 @@ class Inspector {
   // --- steps, pages, sequences
 
   step(note) {
-    const requests = [...note.prefills.map(([request, start, stop]) => [request, `prefills positions ${start} to ${stop - 1}`]),
-      ...note.decodes.map(([request, position]) => [request, `decodes position ${position}`])];
+    const requests = [
+      ...note.prefills.map(([request, start, stop]) => [request, `prefills positions ${start} to ${stop - 1}`]),
+      ...note.decodes.map(([request, position]) => [request, `decodes position ${position}`]),
+    ];
     return [
-      Dom.make("header", {}, Dom.make("h2", {}, `step ${note.step}`), Dom.make("p", { class: "path" }, StepWords.batch(note))),
-      Dom.facts([["running", note.running], ["waiting", note.waiting], ["pages free", `${Format.count(note.free)} of ${Format.count(note.num_pages)}`]]),
-      StepWords.events(note).length ? Dom.section("Pages", Dom.make("ul", {}, StepWords.events(note).map((text) => Dom.make("li", {}, text)))) : null,
-      Dom.section("Who ran", Dom.table(["request", "what"], requests.map(([request, words]) => [this.request(request), words]))),
+      Dom.make(
+        "header",
+        {},
+        Dom.make("h2", {}, `step ${note.step}`),
+        Dom.make("p", { class: "path" }, StepWords.batch(note)),
+      ),
+      Dom.facts([
+        ["running", note.running],
+        ["waiting", note.waiting],
+        ["pages free", `${Format.count(note.free)} of ${Format.count(note.num_pages)}`],
+      ]),
+      StepWords.events(note).length
+        ? Dom.section(
+            "Pages",
+            Dom.make(
+              "ul",
+              {},
+              StepWords.events(note).map((text) => Dom.make("li", {}, text)),
+            ),
+          )
+        : null,
+      Dom.section(
+        "Who ran",
+        Dom.table(
+          ["request", "what"],
+          requests.map(([request, words]) => [this.request(request), words]),
+        ),
+      ),
     ];
   }
 
   request(request) {
-    return Dom.make("span", { class: "owner" }, PagesPanel.swatch(request),
-      Dom.button(`request ${request}`, () => this.state.selected.set({ kind: "sequence", request }), { class: "link" }));
+    return Dom.make(
+      "span",
+      { class: "owner" },
+      PagesPanel.swatch(request),
+      Dom.button(`request ${request}`, () => this.state.selected.set({ kind: "sequence", request }), {
+        class: "link",
+      }),
+    );
   }
 
   page(page) {
-    const index = this.state.step.value, note = this.trace.notes[index], now = this.history.at(index);
-    const holders = this.history.holders(now, note.page_size).get(page) ?? [], size = note.page_size;
-    const rows = holders.map(({ request, first, tokens }) => [this.request(request), `${first} to ${first + size - 1}`, tokens === size ? "all written" : `${tokens} of ${size} written`]);
+    const index = this.state.step.value;
+    const note = this.trace.notes[index];
+    const now = this.history.at(index);
+    const holders = this.history.holders(now, note.page_size).get(page) ?? [];
+    const size = note.page_size;
+    const rows = holders.map(({ request, first, tokens }) => [
+      this.request(request),
+      `${first} to ${first + size - 1}`,
+      tokens === size ? "all written" : `${tokens} of ${size} written`,
+    ]);
     const copies = note.copies.filter(([source, target]) => source === page || target === page);
     return [
-      Dom.make("header", {}, Dom.make("h2", {}, `page ${page}`), Dom.make("p", { class: "path" }, `in step ${note.step}: ${this.pageWords(page, holders, now)}`)),
+      Dom.make(
+        "header",
+        {},
+        Dom.make("h2", {}, `page ${page}`),
+        Dom.make("p", { class: "path" }, `in step ${note.step}: ${this.pageWords(page, holders, now)}`),
+      ),
       holders.length ? Dom.section("Held by", Dom.table(["sequence", "its positions", ""], rows)) : null,
-      copies.length ? Dom.section("Copy-on-write", ...copies.map(([source, target, tokens]) => Dom.make("p", {},
-        `${Format.many(tokens, "token")} of page ${source} went to page ${target} before this step: page ${source} had other holders, and one of them was about to write.`))) : null,
+      copies.length
+        ? Dom.section(
+            "Copy-on-write",
+            ...copies.map(([source, target, tokens]) =>
+              Dom.make(
+                "p",
+                {},
+                `${Format.many(tokens, "token")} of page ${source} went to page ${target} before this step: ` +
+                  `page ${source} had other holders, and one of them was about to write.`,
+              ),
+            ),
+          )
+        : null,
       Dom.make("p", { class: "muted" }, `Slots ${page * size} to ${page * size + size - 1} of the pool.`),
     ];
   }
@@ -92,56 +188,54 @@ class Inspector {
   pageWords(page, holders, now) {
     if (holders.length > 1) return `shared by ${holders.length} sequences`;
     if (holders.length === 1) return "held by one sequence";
-    return now.cached.has(page) ? "nobody holds it; a prompt that begins with its tokens takes it back" : "free";
+    return now.cached.has(page)
+      ? "nobody holds it; a prompt that begins with its tokens takes it back"
+      : "free";
+  }
+
+  addresses() {
+    this.kvAddress ??= new KvAddress(this.trace);
+    return this.kvAddress;
   }
 
   /** A block table, and where the keys and values of one position lie. */
   sequence(request) {
-    const index = this.state.step.value, note = this.trace.notes[index], now = this.history.at(index), size = note.page_size;
-    const pages = now.tables.get(request) ?? [], tokens = now.lengths.get(request) ?? 0, holders = this.history.holders(now, size);
-    const rows = pages.map((page, i) => [`${i * size} to ${i * size + size - 1}`, Dom.button(`page ${page}`, () => this.state.selected.set({ kind: "page", page }), { class: "link" }),
-      PageHistory.tokens(now, request, i, size), holders.get(page).length > 1 ? `shared by ${holders.get(page).length}` : ""]);
+    const index = this.state.step.value;
+    const note = this.trace.notes[index];
+    const now = this.history.at(index);
+    const size = note.page_size;
+    const pages = now.tables.get(request) ?? [];
+    const tokens = now.lengths.get(request) ?? 0;
+    const holders = this.history.holders(now, size);
+    const rows = pages.map((page, i) => [
+      `${i * size} to ${i * size + size - 1}`,
+      Dom.button(`page ${page}`, () => this.state.selected.set({ kind: "page", page }), { class: "link" }),
+      PageHistory.tokens(now, request, i, size),
+      holders.get(page).length > 1 ? `shared by ${holders.get(page).length}` : "",
+    ]);
     return [
-      Dom.make("header", {}, Dom.make("h2", {}, PagesPanel.swatch(request), ` request ${request}`), Dom.make("p", { class: "path" }, `in step ${note.step}: ${Format.many(tokens, "token")} in ${Format.many(pages.length, "page")}`)),
-      pages.length ? this.finder(request, pages, tokens, size) : Dom.make("p", {}, note.preempted.includes(request) ? "Preempted in this step: its pages were taken, and it will start anew." : "It holds no pages in this step."),
-      pages.length ? Dom.section("Block table", Dom.table(["positions", "page", "tokens", ""], rows, { class: "numbers" })) : null,
+      Dom.make(
+        "header",
+        {},
+        Dom.make("h2", {}, PagesPanel.swatch(request), ` request ${request}`),
+        Dom.make(
+          "p",
+          { class: "path" },
+          `in step ${note.step}: ${Format.many(tokens, "token")} in ${Format.many(pages.length, "page")}`,
+        ),
+      ),
+      pages.length
+        ? this.addresses().section(pages, tokens, size)
+        : Dom.make(
+            "p",
+            {},
+            note.preempted.includes(request)
+              ? "Preempted in this step: its pages were taken, and it will start anew."
+              : "It holds no pages in this step.",
+          ),
+      pages.length
+        ? Dom.section("Block table", Dom.table(["positions", "page", "tokens", ""], rows, { class: "numbers" }))
+        : null,
     ];
-  }
-
-  finder(request, pages, tokens, size) {
-    const input = Dom.make("input", { type: "number", min: 0, max: Math.max(0, pages.length * size - 1), value: Math.max(0, tokens - 1), oninput: () => tell() });
-    const answer = Dom.make("output", { class: "answer" });
-    const tell = () => answer.replaceChildren(...this.address(pages, Number(input.value), size));
-    tell();
-    return Dom.section("Where a token's keys and values lie", Dom.make("label", { class: "finder" }, "position ", input), answer);
-  }
-
-  address(pages, position, size) {
-    if (!Number.isInteger(position) || position < 0 || position >= pages.length * size) return ["no page for that position"];
-    const page = pages[Math.floor(position / size)], slot = position % size;
-    const words = [Dom.make("p", {}, `page ${page}, slot ${slot} in it: slot ${page * size + slot} of the pool`)];
-    for (const [name, cache] of [["keys", this.cache("k_cache")], ["values", this.cache("v_cache")]]) {
-      if (cache) words.push(Dom.make("p", {}, `${name} of layer 0, KV head 0: `, Dom.make("code", {}, `${cache.buffer}+0x${(cache.offset + ((page * cache.heads) * size + slot) * cache.row).toString(16)}`), `, ${cache.row} bytes; of the next head 0x${(size * cache.row).toString(16)} further on`));
-    }
-    return words;
-  }
-
-  /** Where layer 0's pages begin, from the first call that names them: buffer, bytes before them, heads, bytes a row. */
-  cache(name) {
-    this.caches ??= new Map();
-    if (!this.caches.has(name)) this.caches.set(name, this.readCache(name));
-    return this.caches.get(name);
-  }
-
-  readCache(name) {
-    for (let row = 0; row < this.trace.numCalls; row++) {
-      const text = this.trace.field(row, "tensors")?.[name];
-      const match = text && /^([^:+]+)(?:\+0x([\da-f]+))?:\D+(\d+)\[\d+, (\d+), \d+, (\d+)\]$/.exec(text);
-      if (match && this.trace.paths.parts(this.trace.path[row]).includes("layer 0")) {
-        const [, buffer, offset, bits, heads, width] = match;
-        return { buffer, offset: parseInt(offset ?? "0", 16), heads: Number(heads), row: (Number(width) * Number(bits)) / 8 };
-      }
-    }
-    return null;
   }
 }

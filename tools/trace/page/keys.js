@@ -19,10 +19,24 @@ class Keys {
 
   constructor({ state, timeline, tabs, theme }) {
     Object.assign(this, { state, timeline, tabs, theme, help: Dom.id("help") });
-    this.help.append(Dom.make("h2", { id: "help-title" }, "Keys"),
-      Dom.make("dl", { class: "keys" }, Keys.HELP.map(([keys, what]) => [Dom.make("dt", {}, Dom.make("kbd", {}, keys)), Dom.make("dd", {}, what)]).flat()),
-      Dom.make("p", { class: "muted" }, "The mouse: a wheel zooms where the pointer is, Shift and wheel or dragging moves, a click selects, a double click zooms to it."),
-      Dom.make("form", { method: "dialog" }, Dom.make("button", {}, "Close")));
+    this.help.append(
+      Dom.make("h2", { id: "help-title" }, "Keys"),
+      Dom.make(
+        "dl",
+        { class: "keys" },
+        Keys.HELP.map(([keys, what]) => [
+          Dom.make("dt", {}, Dom.make("kbd", {}, keys)),
+          Dom.make("dd", {}, what),
+        ]).flat(),
+      ),
+      Dom.make(
+        "p",
+        { class: "muted" },
+        "The mouse: a wheel zooms where the pointer is, Shift and wheel or dragging moves, " +
+          "a click selects, a double click zooms to it.",
+      ),
+      Dom.make("form", { method: "dialog" }, Dom.make("button", {}, "Close")),
+    );
     Dom.id("help-button").addEventListener("click", () => this.help.showModal());
     document.addEventListener("keydown", (event) => this.press(event));
   }
@@ -31,7 +45,8 @@ class Keys {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || this.help.open) return;
     const typing = event.target.matches("input:not([type=checkbox]), select, textarea");
     if (typing) return;
-    const action = this.anywhere(event.key) ?? (this.inTimeline(event.target) ? this.moves(event.key) : undefined);
+    const action =
+      this.anywhere(event.key) ?? (this.inTimeline(event.target) ? this.moves(event.key) : undefined);
     if (action === undefined) return;
     event.preventDefault();
     action();
@@ -42,22 +57,36 @@ class Keys {
   }
 
   anywhere(key) {
-    const { state, timeline } = this, { view } = state;
+    const { state, timeline } = this;
+    const { view } = state;
     const actions = {
-      "/": () => Dom.id("search").focus(), "?": () => this.help.showModal(), t: () => this.theme.next(),
-      a: () => view.pan(-view.width * 0.2), d: () => view.pan(view.width * 0.2), w: () => view.zoom(1 / 1.5), s: () => view.zoom(1.5),
-      ",": () => timeline.stepCalls(-1), ".": () => timeline.stepCalls(1), Escape: () => state.selected.set(null),
-      "[": () => state.showStep(state.step.value - 1), "]": () => state.showStep(state.step.value + 1),
+      "/": () => Dom.id("search").focus(),
+      "?": () => this.help.showModal(),
+      t: () => this.theme.next(),
+      a: () => view.pan(-view.width * 0.2),
+      d: () => view.pan(view.width * 0.2),
+      w: () => view.zoom(1 / 1.5),
+      s: () => view.zoom(1.5),
+      ",": () => timeline.stepCalls(-1),
+      ".": () => timeline.stepCalls(1),
+      Escape: () => state.selected.set(null),
+      "[": () => state.showStep(state.step.value - 1),
+      "]": () => state.showStep(state.step.value + 1),
     };
     if (/^[1-4]$/.test(key)) return () => this.tabs.open(Number(key) - 1);
     return actions[key.length === 1 ? key.toLowerCase() : key];
   }
 
   moves(key) {
-    const { timeline } = this, { view } = this.state;
+    const { timeline } = this;
+    const { view } = this.state;
     return {
-      ArrowLeft: () => view.pan(-view.width * 0.2), ArrowRight: () => view.pan(view.width * 0.2),
-      ArrowUp: () => view.zoom(1 / 1.5), ArrowDown: () => view.zoom(1.5), Home: () => view.all(), Enter: () => timeline.open(),
+      ArrowLeft: () => view.pan(-view.width * 0.2),
+      ArrowRight: () => view.pan(view.width * 0.2),
+      ArrowUp: () => view.zoom(1 / 1.5),
+      ArrowDown: () => view.zoom(1.5),
+      Home: () => view.all(),
+      Enter: () => timeline.open(),
     }[key];
   }
 }

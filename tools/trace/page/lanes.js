@@ -1,8 +1,8 @@
 "use strict";
 
 /**
- * A row of bars on the timeline, sorted by start and never overlapping: `items[i]` is what bar i stands for.
- * kind: "label" (items: the first row of the stretch), "call" (rows), "place" (the first activity of a stretch) or "ran".
+ * A row of bars on the timeline, sorted by start and never overlapping: `items[i]` is what bar i stands for. By kind:
+ * "label", the first row of a stretch of calls; "call", its row; "ran", an activity; "place", the first of a stretch.
  */
 class Lane {
   constructor(kind, title, start, stop, items) {
@@ -26,7 +26,8 @@ class Lane {
   /** The bar at `time`, or the nearest one within `slack` of it; -1 for none. */
   at(time, slack) {
     const next = this.firstAfter(time);
-    let best = -1, distance = slack;
+    let best = -1;
+    let distance = slack;
     for (const i of [next - 1, next]) {
       if (i < 0 || i >= this.size) continue;
       const away = Math.max(this.start[i] - time, time - this.stop[i], 0);
@@ -66,7 +67,8 @@ const Lanes = {
 
   /** One lane for each depth of the labels: a bar is a run of calls that share the label down to there. */
   labels(trace) {
-    const lanes = [], open = [];
+    const lanes = [];
+    const open = [];
     let path = -1;
     const close = (depth, end) => {
       while (open.length > depth) {
@@ -76,7 +78,8 @@ const Lanes = {
     };
     for (let row = 0, end = 0; row < trace.numCalls; end = Math.max(end, trace.stop[row]), row++) {
       if (trace.path[row] === path) continue;
-      const parts = trace.paths.parts(trace.path[row]), before = path < 0 ? [] : trace.paths.parts(path);
+      const parts = trace.paths.parts(trace.path[row]);
+      const before = path < 0 ? [] : trace.paths.parts(path);
       let same = 0;
       while (same < parts.length && parts[same] === before[same]) same += 1;
       close(same, end);
@@ -84,7 +87,9 @@ const Lanes = {
       path = trace.path[row];
     }
     close(0, trace.numCalls ? trace.end : 0);
-    return lanes.map((bars, depth) => Lanes.lane("label", ["step", "phase", "layer", "part"][depth] ?? "", bars));
+    return lanes.map((bars, depth) =>
+      Lanes.lane("label", ["step", "phase", "layer", "part"][depth] ?? "", bars),
+    );
   },
 
   calls(trace) {
@@ -120,7 +125,7 @@ const Lanes = {
     return Lanes.lane("place", "device at", places);
   },
 
-  /** Calls of several threads overlap, and so do kernels that start before the last one ends: each lane has room for one. */
+  /** Calls of several threads overlap, as do kernels that start before the last one ends: a lane has room for one. */
   apart(kind, title, bars) {
     const rooms = [];
     for (const bar of bars.sort((a, b) => a.start - b.start)) {
@@ -132,6 +137,12 @@ const Lanes = {
   },
 
   lane(kind, title, bars) {
-    return new Lane(kind, title, bars.map((bar) => bar.start), bars.map((bar) => bar.stop), bars.map((bar) => bar.item));
+    return new Lane(
+      kind,
+      title,
+      bars.map((bar) => bar.start),
+      bars.map((bar) => bar.stop),
+      bars.map((bar) => bar.item),
+    );
   },
 };

@@ -37,7 +37,9 @@ class Theme {
   constructor(button, shared) {
     Object.assign(this, { button, shared, chosen: 0 });
     button.addEventListener("click", () => this.next());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shared.set(Theme.NAMES[this.chosen]));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+      shared.set(Theme.NAMES[this.chosen]),
+    );
     this.show();
   }
 
@@ -58,44 +60,70 @@ class Theme {
 /** What the header says, and what a reader has to know before trusting a time. */
 const Heading = {
   show(trace) {
-    const { header } = trace, { device } = header;
+    const { header } = trace;
+    const { device } = header;
     Dom.id("command").textContent = header.command ?? "";
     Dom.id("command").title = header.command ?? "";
-    const facts = [["device", device ? `${device.name}${device.kind === "cpu" ? "" : ` (${device.arch})`}` : "unknown"], ["device clock", header.clock],
-      ["started", header.started?.slice(0, 19).replace("T", " ")]];
-    Dom.id("facts").append(...facts.map(([name, value]) => Dom.make("div", {}, Dom.make("dt", {}, name), Dom.make("dd", {}, value ?? "unknown"))));
+    const facts = [
+      ["device", device ? `${device.name}${device.kind === "cpu" ? "" : ` (${device.arch})`}` : "unknown"],
+      ["device clock", header.clock],
+      ["started", header.started?.slice(0, 19).replace("T", " ")],
+    ];
+    Dom.id("facts").append(
+      ...facts.map(([name, value]) =>
+        Dom.make("div", {}, Dom.make("dt", {}, name), Dom.make("dd", {}, value ?? "unknown")),
+      ),
+    );
     Dom.id("notices").append(...Heading.notices(trace).map((text) => Dom.make("p", { class: "notice" }, text)));
   },
 
   notices(trace) {
     const notices = [];
-    if (trace.numCalls === 0) notices.push("This trace holds no call: nothing was called, or its filters left everything out.");
-    else if (trace.header.clock === "none") notices.push("Device times were off for this trace: there are host times only.");
+    if (trace.numCalls === 0)
+      notices.push("This trace holds no call: nothing was called, or its filters left everything out.");
+    else if (trace.header.clock === "none")
+      notices.push("Device times were off for this trace: there are host times only.");
     else if (trace.numActivities === 0) notices.push("Nothing ran on the device while this was traced.");
     if (trace.ranReplayed.includes(1)) {
-      notices.push("The kernels inside graphs are an eager replay: each was run once more, on its own, to be timed. A graph launch itself may be faster than their sum.");
+      notices.push(
+        "The kernels inside graphs are an eager replay: each was run once more, on its own, to be timed. " +
+          "A graph launch itself may be faster than their sum.",
+      );
     }
     return notices;
   },
 
   /** The operations that take most time, in their colours. */
   legend(palette, what) {
-    const shown = palette.ranked.slice(0, 6), whole = palette.ranked.reduce((sum, [, time]) => sum + time, 0);
-    Dom.id("legend").append(...shown.map(([name, time]) => {
-      const swatch = Dom.make("i", { class: "swatch" });
-      swatch.style.background = palette.operation(name);
-      return Dom.make("li", { title: `${Format.time(time)} ${what}` }, swatch, `${name} `, Dom.make("span", { class: "muted" }, Format.percent(time / whole)));
-    }));
+    const shown = palette.ranked.slice(0, 6);
+    const whole = palette.ranked.reduce((sum, [, time]) => sum + time, 0);
+    Dom.id("legend").append(
+      ...shown.map(([name, time]) => {
+        const swatch = Dom.make("i", { class: "swatch" });
+        swatch.style.background = palette.operation(name);
+        return Dom.make(
+          "li",
+          { title: `${Format.time(time)} ${what}` },
+          swatch,
+          `${name} `,
+          Dom.make("span", { class: "muted" }, Format.percent(time / whole)),
+        );
+      }),
+    );
   },
 };
 
 /** Put the page together. `cutaway` is its state, for whoever looks at it from the browser's console. */
 async function start() {
   const trace = await Trace.load(Dom.id("data"));
-  const state = new State(trace), palette = new Palette(trace), lanes = Lanes.of(trace), history = new PageHistory(trace.notes);
+  const state = new State(trace);
+  const palette = new Palette(trace);
+  const lanes = Lanes.of(trace);
+  const history = new PageHistory(trace.notes);
   Heading.show(trace);
   Heading.legend(palette, trace.numActivities ? "on the device" : "on the host");
-  const theme = new Theme(Dom.id("theme"), state.theme), tabs = new Tabs(Dom.id("tabs"));
+  const theme = new Theme(Dom.id("theme"), state.theme);
+  const tabs = new Tabs(Dom.id("tabs"));
   const timeline = new Timeline(Dom.id("timeline-canvas"), state, lanes, palette);
   new Minimap(Dom.id("minimap"), state, lanes);
   const tree = new Tree(Dom.id("tree"), state, palette);
@@ -110,23 +138,30 @@ async function start() {
   Dom.id("zoom-steps").hidden = steps === null;
   Dom.id("zoom-steps").addEventListener("click", steps);
   Dom.id("zoom-all").addEventListener("click", () => state.view.all());
-  Dom.id("timeline-canvas").setAttribute("aria-label", `${Format.many(trace.numCalls, "call")} and ${trace.numActivities} activities of the device over ${Format.time(trace.end - trace.begin)}`);
+  Dom.id("timeline-canvas").setAttribute(
+    "aria-label",
+    `${Format.many(trace.numCalls, "call")} and ${Format.count(trace.numActivities)} activities of the device, ` +
+      `over ${Format.time(trace.end - trace.begin)}`,
+  );
   globalThis.cutaway = { trace, state, timeline, tree, pages, history };
   document.body.dataset.ready = "true";
 }
 
-/** Loading a model takes longer than the steps that one looks for: begin with these. A function that does so again, or null. */
+/** Loading takes longer than the steps that one looks for: begin with these. Returns what does so again, or null. */
 function showSteps(state, timeline) {
   timeline.barOfStep(0); // reads all steps
   const bars = [...timeline.steps.values()];
   if (bars.length === 0) return null;
   const last = state.trace.numActivities ? Trace.largest(state.trace.ranStop) : 0;
-  const show = () => state.view.show(bars[0].start, Math.max(bars[bars.length - 1].stop, Math.min(last, state.trace.end)));
+  const show = () =>
+    state.view.show(bars[0].start, Math.max(bars[bars.length - 1].stop, Math.min(last, state.trace.end)));
   show();
   return show;
 }
 
 start().catch((error) => {
-  document.body.prepend(Dom.make("p", { class: "notice" }, `This page could not read its trace: ${error.message}`));
+  document.body.prepend(
+    Dom.make("p", { class: "notice" }, `This page could not read its trace: ${error.message}`),
+  );
   throw error;
 });

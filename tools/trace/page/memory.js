@@ -9,7 +9,13 @@ class MemoryPanel {
     Object.assign(this, { box, state, trace: state.trace, byTime: true });
     const { call } = this.trace.memory;
     if (call.length === 0) {
-      box.append(Dom.empty("This trace holds no allocation", "Memory is told from the allocations and frees that were traced; the filters of this trace left them out, or there were none."));
+      box.append(
+        Dom.empty(
+          "This trace holds no allocation",
+          "Memory is told from the allocations and frees that were traced: " +
+            "the filters of this trace left them out, or there were none.",
+        ),
+      );
       return;
     }
     this.sum();
@@ -18,7 +24,8 @@ class MemoryPanel {
 
   /** After each change: what each owner holds, and all together. */
   sum() {
-    const { call, owner, bytes, owners } = this.trace.memory, held = owners.map(() => 0);
+    const { call, owner, bytes, owners } = this.trace.memory;
+    const held = owners.map(() => 0);
     this.held = call.map((_, i) => {
       held[owner[i]] += bytes[i];
       return [...held];
@@ -30,38 +37,74 @@ class MemoryPanel {
 
   build() {
     const { state } = this;
-    this.canvas = Dom.make("canvas", { role: "img", "aria-label": this.words(),
-      onclick: (event) => this.state.selectCall(this.trace.memory.call[this.at(event)]), onpointermove: (event) => this.hover(event), onpointerleave: () => Tooltip.hide() });
-    const axis = Dom.make("input", { type: "checkbox", checked: false, onchange: () => {
-      this.byTime = !axis.checked;
-      this.surface.redraw();
-    } });
-    this.box.append(Dom.make("div", { class: "toolbar" }, Dom.make("strong", {}, this.words()), Dom.make("label", { class: "check" }, axis, "one column for each change, whenever it was")),
-      Dom.make("div", { class: "split" }, Dom.make("div", { class: "chart-box fill" }, this.canvas), Dom.make("div", { class: "owners" }, this.owners(), this.largest())));
+    this.canvas = Dom.make("canvas", {
+      role: "img",
+      "aria-label": this.words(),
+      onclick: (event) => this.state.selectCall(this.trace.memory.call[this.at(event)]),
+      onpointermove: (event) => this.hover(event),
+      onpointerleave: () => Tooltip.hide(),
+    });
+    const axis = Dom.make("input", {
+      type: "checkbox",
+      checked: false,
+      onchange: () => {
+        this.byTime = !axis.checked;
+        this.surface.redraw();
+      },
+    });
+    this.box.append(
+      Dom.make(
+        "div",
+        { class: "toolbar" },
+        Dom.make("strong", {}, this.words()),
+        Dom.make("label", { class: "check" }, axis, "one column for each change, whenever it was"),
+      ),
+      Dom.make(
+        "div",
+        { class: "split" },
+        Dom.make("div", { class: "chart-box fill" }, this.canvas),
+        Dom.make("div", { class: "owners" }, this.owners(), this.largest()),
+      ),
+    );
     this.surface = new Surface(this.canvas, (context, width, height) => this.draw(context, width, height));
     for (const shared of [state.theme, state.selected]) shared.follow(() => this.surface.redraw());
   }
 
   words() {
-    return `High-water mark ${Format.bytes(this.total[this.peak])}, ${Format.time(this.time[this.peak] - this.trace.begin)} after the first call`;
+    const when = Format.time(this.time[this.peak] - this.trace.begin);
+    return `High-water mark ${Format.bytes(this.total[this.peak])}, ${when} after the first call`;
   }
 
   owners() {
-    const { owners } = this.trace.memory, now = this.held[this.held.length - 1], peak = this.held[this.peak];
+    const { owners } = this.trace.memory;
+    const now = this.held[this.held.length - 1];
+    const peak = this.held[this.peak];
     const name = (text, i) => {
       const swatch = Dom.make("i", { class: "swatch" });
       swatch.style.background = Palette.OWNERS[i];
       return Dom.make("span", { class: "owner" }, swatch, text);
     };
-    const rows = owners.map((text, i) => [name(text, i), Format.bytes(peak[i]), Format.percent(peak[i] / Math.max(1, this.total[this.peak])), Format.bytes(now[i])]);
+    const rows = owners.map((text, i) => [
+      name(text, i),
+      Format.bytes(peak[i]),
+      Format.percent(peak[i] / Math.max(1, this.total[this.peak])),
+      Format.bytes(now[i]),
+    ]);
     return Dom.table(["owner", "at the peak", "share", "at the end"], rows, { class: "numbers" });
   }
 
   /** The largest buffers, each at its allocation. */
   largest() {
     const { call, bytes } = this.trace.memory;
-    const top = call.map((row, i) => [row, bytes[i]]).filter(([, size]) => size > 0).sort((a, b) => b[1] - a[1]).slice(0, 10);
-    const rows = top.map(([row, size]) => [Dom.button(this.trace.field(row, "buffer"), () => this.state.selectCall(row), { class: "link" }), Format.bytes(size)]);
+    const top = call
+      .map((row, i) => [row, bytes[i]])
+      .filter(([, size]) => size > 0)
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, 10);
+    const rows = top.map(([row, size]) => [
+      Dom.button(this.trace.field(row, "buffer"), () => this.state.selectCall(row), { class: "link" }),
+      Format.bytes(size),
+    ]);
     return Dom.table(["largest buffers", "size"], rows, { class: "numbers" });
   }
 
@@ -73,7 +116,9 @@ class MemoryPanel {
   }
 
   draw(context, width, height) {
-    const plot = width - MemoryPanel.LEFT - 8, floor = height - MemoryPanel.BOTTOM, scale = (floor - 14) / Math.max(1, this.total[this.peak]);
+    const plot = width - MemoryPanel.LEFT - 8;
+    const floor = height - MemoryPanel.BOTTOM;
+    const scale = (floor - 14) / Math.max(1, this.total[this.peak]);
     const x = (i) => MemoryPanel.LEFT + this.share(i) * plot;
     context.font = "11px ui-sans-serif, system-ui, sans-serif";
     context.textBaseline = "middle";
@@ -84,7 +129,11 @@ class MemoryPanel {
       base = top;
     });
     this.drawPeak(context, width, floor, scale);
-    context.fillText(this.byTime ? "time: the whole trace" : `${Format.many(this.total.length, "change")}, in order`, MemoryPanel.LEFT, height - 8);
+    context.fillText(
+      this.byTime ? "time: the whole trace" : `${Format.many(this.total.length, "change")}, in order`,
+      MemoryPanel.LEFT,
+      height - 8,
+    );
   }
 
   /** Steps from the base up to the top, left to right, and back along the base. */
@@ -125,8 +174,15 @@ class MemoryPanel {
   }
 
   hover(event) {
-    const i = this.at(event), { call, bytes, owners } = this.trace.memory, row = call[i];
-    const held = owners.map((name, owner) => (this.held[i][owner] ? `${name}: ${Format.bytes(this.held[i][owner])}` : null));
-    Tooltip.show(event, Format.bytes(this.total[i]), [...held, `last: ${bytes[i] < 0 ? "−" : "+"}${Format.bytes(Math.abs(bytes[i]))} ${this.trace.field(row, "buffer")}`]);
+    const i = this.at(event);
+    const { call, bytes, owners } = this.trace.memory;
+    const row = call[i];
+    const held = owners.map((name, owner) =>
+      this.held[i][owner] ? `${name}: ${Format.bytes(this.held[i][owner])}` : null,
+    );
+    Tooltip.show(event, Format.bytes(this.total[i]), [
+      ...held,
+      `last: ${bytes[i] < 0 ? "−" : "+"}${Format.bytes(Math.abs(bytes[i]))} ${this.trace.field(row, "buffer")}`,
+    ]);
   }
 }

@@ -6,7 +6,15 @@ class PageGrid {
   static BELOW = 30; // room for an arrow under the last row
 
   constructor(canvas, state, history) {
-    Object.assign(this, { canvas, state, history, trace: state.trace, pages: [], focus: 0, patterns: new Map() });
+    Object.assign(this, {
+      canvas,
+      state,
+      history,
+      trace: state.trace,
+      pages: [],
+      focus: 0,
+      patterns: new Map(),
+    });
     this.surface = new Surface(canvas, (context) => this.draw(context));
     state.selected.follow(() => this.surface.redraw());
     state.theme.follow(() => this.surface.redraw());
@@ -28,7 +36,9 @@ class PageGrid {
 
   /** The largest cells with which all fit into the box; where even small ones don't, the box scrolls. */
   layout() {
-    const box = this.canvas.parentElement, width = box.clientWidth - 14, height = box.clientHeight - 12;
+    const box = this.canvas.parentElement;
+    const width = box.clientWidth - 14;
+    const height = box.clientHeight - 12;
     if (width <= 0) return;
     this.size = 8;
     for (let size = 64; size > 8; size -= 2) {
@@ -59,7 +69,12 @@ class PageGrid {
     if (!this.now || !this.columns) return;
     context.textAlign = "center";
     context.textBaseline = "middle";
-    const style = { line: Palette.css("--line"), text: Palette.css("--text"), muted: Palette.css("--muted"), accent: Palette.css("--accent") };
+    const style = {
+      line: Palette.css("--line"),
+      text: Palette.css("--text"),
+      muted: Palette.css("--muted"),
+      accent: Palette.css("--accent"),
+    };
     this.pages.forEach((page, i) => this.cell(context, page, ...this.corner(i), style));
     this.note.copies.forEach(([source, target]) => this.copy(context, source, target, style));
     this.outlines(context, style);
@@ -67,7 +82,8 @@ class PageGrid {
   }
 
   cell(context, page, x, y, style) {
-    const size = this.size - PageGrid.GAP, holders = this.holders.get(page);
+    const size = this.size - PageGrid.GAP;
+    const holders = this.holders.get(page);
     if (holders) this.held(context, holders, x, y, size);
     else if (this.now.cached.has(page)) this.cached(context, x, y, size, style);
     context.lineWidth = 1;
@@ -146,8 +162,11 @@ class PageGrid {
   /** An arrow from below the source to below the target. */
   copy(context, source, target, { accent, text }) {
     if (!this.place.has(source) || !this.place.has(target)) return;
-    const size = this.size - PageGrid.GAP, [x, y] = this.corner(this.place.get(source)), [endX, endY] = this.corner(this.place.get(target));
-    const from = x + size / 2, to = endX + size / 2;
+    const size = this.size - PageGrid.GAP;
+    const [x, y] = this.corner(this.place.get(source));
+    const [endX, endY] = this.corner(this.place.get(target));
+    const from = x + size / 2;
+    const to = endX + size / 2;
     context.strokeStyle = accent;
     context.lineWidth = 2;
     context.strokeRect(endX, endY, size, size);
@@ -165,7 +184,8 @@ class PageGrid {
 
   /** Around what is selected, and around the cell that the keys stand on. */
   outlines(context, { text, accent }) {
-    const it = this.state.selected.value, size = this.size;
+    const it = this.state.selected.value;
+    const size = this.size;
     const around = (page, colour, width) => {
       if (!this.place.has(page)) return;
       const [x, y] = this.corner(this.place.get(page));
@@ -174,26 +194,35 @@ class PageGrid {
       context.strokeRect(x - 1, y - 1, size, size);
     };
     if (it?.kind === "page") around(it.page, text, 3);
-    if (it?.kind === "sequence") for (const page of this.now.tables.get(it.request) ?? []) around(page, text, 3);
+    if (it?.kind === "sequence")
+      for (const page of this.now.tables.get(it.request) ?? []) around(page, text, 3);
     if (document.activeElement === this.canvas) around(this.pages[this.focus], accent, 2);
   }
 
   /** A colour with its pattern. */
   pattern(context, request) {
-    const kind = Palette.pattern(request), colour = Palette.sequence(request), key = `${kind}${colour}`;
+    const kind = Palette.pattern(request);
+    const colour = Palette.sequence(request);
+    const key = `${kind}${colour}`;
     if (kind === 0) return colour;
-    if (!this.patterns.has(key)) this.patterns.set(key, context.createPattern(PageGrid.tile(kind, colour, "rgba(0, 0, 0, 0.45)"), "repeat"));
+    if (!this.patterns.has(key))
+      this.patterns.set(
+        key,
+        context.createPattern(PageGrid.tile(kind, colour, "rgba(0, 0, 0, 0.45)"), "repeat"),
+      );
     return this.patterns.get(key);
   }
 
   hatch(context, colour) {
-    if (!this.patterns.has(colour)) this.patterns.set(colour, context.createPattern(PageGrid.tile(1, null, colour), "repeat"));
+    if (!this.patterns.has(colour))
+      this.patterns.set(colour, context.createPattern(PageGrid.tile(1, null, colour), "repeat"));
     return this.patterns.get(colour);
   }
 
   /** A small square that repeats: rising lines (1), dots (2), level lines (3). */
   static tile(kind, ground, ink) {
-    const tile = Dom.make("canvas", { width: 6, height: 6 }), context = tile.getContext("2d");
+    const tile = Dom.make("canvas", { width: 6, height: 6 });
+    const context = tile.getContext("2d");
     if (ground) {
       context.fillStyle = ground;
       context.fillRect(0, 0, 6, 6);
@@ -216,7 +245,8 @@ class PageGrid {
 
   pageAt(event) {
     const box = this.canvas.getBoundingClientRect();
-    const column = Math.floor((event.clientX - box.left - 3) / this.size), row = Math.floor((event.clientY - box.top - 3) / this.size);
+    const column = Math.floor((event.clientX - box.left - 3) / this.size);
+    const row = Math.floor((event.clientY - box.top - 3) / this.size);
     return column >= 0 && column < this.columns ? row * this.columns + column : -1;
   }
 
@@ -235,20 +265,28 @@ class PageGrid {
 
   /** What there is to say of a page in this step. */
   words(page) {
-    const words = (this.holders.get(page) ?? []).map(({ request, first, tokens }) => (tokens
-      ? `request ${request}: positions ${first} to ${first + tokens - 1}` : `request ${request}: nothing written yet`));
+    const words = (this.holders.get(page) ?? []).map(({ request, first, tokens }) =>
+      tokens
+        ? `request ${request}: positions ${first} to ${first + tokens - 1}`
+        : `request ${request}: nothing written yet`,
+    );
     for (const [source, target, tokens] of this.note.copies) {
-      if (source === page) words.push(`${Format.many(tokens, "token")} copied to page ${target}: somebody writes, others hold it`);
-      if (target === page) words.push(`${Format.many(tokens, "token")} copied from page ${source} (copy-on-write)`);
+      if (source === page)
+        words.push(`${Format.many(tokens, "token")} copied to page ${target}: somebody writes, others hold it`);
+      if (target === page)
+        words.push(`${Format.many(tokens, "token")} copied from page ${source} (copy-on-write)`);
     }
     if (words.length) return words;
     const left = this.before.has(page) ? ["let go of in this step"] : [];
-    return this.now.cached.has(page) ? [...left, "nobody holds it; its contents can still be found"] : [...left, "free"];
+    return this.now.cached.has(page)
+      ? [...left, "nobody holds it; its contents can still be found"]
+      : [...left, "free"];
   }
 
   key(event) {
     const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.columns, ArrowUp: -this.columns };
-    if (event.key in moves) this.focus = Math.max(0, Math.min(this.pages.length - 1, this.focus + moves[event.key]));
+    if (event.key in moves)
+      this.focus = Math.max(0, Math.min(this.pages.length - 1, this.focus + moves[event.key]));
     else if (event.key === "Enter") this.state.selected.set({ kind: "page", page: this.pages[this.focus] });
     else return;
     event.preventDefault();

@@ -1,8 +1,8 @@
 "use strict";
 
 /**
- * Who holds which KV page in each step. A note tells only what changed, so the state of a step is made from the nearest
- * checkpoint before it: the slider jumps anywhere at once.
+ * Who holds which KV page in each step. A note tells only what changed, so the state of a step is made from the
+ * nearest checkpoint before it: the slider jumps anywhere at once.
  */
 class PageHistory {
   static EVERY = 32; // steps between checkpoints
@@ -55,7 +55,11 @@ class PageHistory {
     const holders = new Map();
     for (const [request, pages] of state.tables) {
       pages.forEach((page, i) => {
-        const holder = { request, first: i * pageSize, tokens: PageHistory.tokens(state, request, i, pageSize) };
+        const holder = {
+          request,
+          first: i * pageSize,
+          tokens: PageHistory.tokens(state, request, i, pageSize),
+        };
         if (holders.has(page)) holders.get(page).push(holder);
         else holders.set(page, [holder]);
       });
@@ -92,16 +96,22 @@ class PageHistory {
 const StepWords = {
   /** What ran: `4 decodes, prefill of 31 tokens`. */
   batch(note) {
-    const tokens = note.prefills.reduce((sum, [, start, stop]) => sum + stop - start, 0), parts = [];
+    const tokens = note.prefills.reduce((sum, [, start, stop]) => sum + stop - start, 0);
+    const parts = [];
     if (note.decodes.length) parts.push(Format.many(note.decodes.length, "decode"));
-    if (note.prefills.length) parts.push(`${Format.many(note.prefills.length, "prefill")} of ${Format.many(tokens, "token")}`);
+    if (note.prefills.length)
+      parts.push(`${Format.many(note.prefills.length, "prefill")} of ${Format.many(tokens, "token")}`);
     return parts.join(", ") || "nothing ran";
   },
 
   /** What happened to pages. */
   events(note) {
-    const list = (requests) => (requests.length > 8 ? `${requests.slice(0, 8).join(", ")} …` : requests.join(", "));
-    const copies = note.copies.map(([source, target, tokens]) => `copy-on-write: ${Format.many(tokens, "token")} of page ${source} to page ${target}`);
+    const list = (requests) =>
+      requests.length > 8 ? `${requests.slice(0, 8).join(", ")} …` : requests.join(", ");
+    const copies = note.copies.map(
+      ([source, target, tokens]) =>
+        `copy-on-write: ${Format.many(tokens, "token")} of page ${source} to page ${target}`,
+    );
     if (copies.length > 3) copies.splice(3, copies.length, `and ${note.copies.length - 3} more copies`);
     const ended = note.released.filter((request) => !note.preempted.includes(request));
     return [

@@ -6,7 +6,18 @@
  * (after Paul Tol's and Okabe and Ito's sets).
  */
 class Palette {
-  static OPERATIONS = ["#4477aa", "#ee7733", "#228833", "#aa3377", "#2aa198", "#ccaa33", "#66b3dd", "#cc3311", "#7a68b8", "#8c6d4a"];
+  static OPERATIONS = [
+    "#4477aa",
+    "#ee7733",
+    "#228833",
+    "#aa3377",
+    "#2aa198",
+    "#ccaa33",
+    "#66b3dd",
+    "#cc3311",
+    "#7a68b8",
+    "#8c6d4a",
+  ];
   static SEQUENCES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#8f8f8f"];
   static OWNERS = ["#4477aa", "#e69f00", "#228833", "#aa3377", "#66b3dd", "#8d97a6"];
   static BATCH = { prefill: "#e8a33d", decode: "#3d7ec9", waiting: "#98a3b3", preempted: "#c2417c" };
@@ -18,7 +29,9 @@ class Palette {
     this.times = Palette.times(trace);
     const ranked = [...this.times.entries()].sort((a, b) => b[1] - a[1]);
     this.ranked = ranked;
-    this.byName = new Map(ranked.slice(0, Palette.OPERATIONS.length).map(([name], i) => [name, Palette.OPERATIONS[i]]));
+    this.byName = new Map(
+      ranked.slice(0, Palette.OPERATIONS.length).map(([name], i) => [name, Palette.OPERATIONS[i]]),
+    );
     this.byBody = new Map();
   }
 
@@ -30,7 +43,8 @@ class Palette {
       if (trace.ranOrigin[i] < 0 || trace.isWork(trace.ranOrigin[i])) add(trace.ranTitle(i), trace.ranTime(i));
     }
     if (times.size === 0) {
-      for (let row = 0; row < trace.numCalls; row++) if (trace.isWork(row)) add(trace.name(row), trace.duration[row]);
+      for (let row = 0; row < trace.numCalls; row++)
+        if (trace.isWork(row)) add(trace.name(row), trace.duration[row]);
     }
     return times;
   }
@@ -44,7 +58,11 @@ class Palette {
     let colour = this.byBody.get(body);
     if (colour === undefined) {
       const waits = /Synchronize/.test(this.trace.field(row, "call"));
-      colour = this.trace.isWork(row) ? this.operation(this.trace.name(row)) : waits ? Palette.WAIT : Palette.OTHER;
+      colour = this.trace.isWork(row)
+        ? this.operation(this.trace.name(row))
+        : waits
+          ? Palette.WAIT
+          : Palette.OTHER;
       this.byBody.set(body, colour);
     }
     return colour;

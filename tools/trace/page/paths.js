@@ -32,7 +32,8 @@ class Paths {
    * The graph was captured in an earlier step; the step that counts is the one that launched it.
    */
   joined(launch, captured) {
-    const outer = this.parts(launch), inner = this.parts(captured).slice(outer.length);
+    const outer = this.parts(launch);
+    const inner = this.parts(captured).slice(outer.length);
     return inner.length ? this.number([...outer, ...inner].join(" / ")) : launch;
   }
 

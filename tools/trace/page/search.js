@@ -11,11 +11,18 @@ class Search {
   /** What is searched in, for each body and each label once. */
   static text(value) {
     if (value === null || typeof value !== "object") return String(value);
-    return Object.entries(value).map(([name, item]) => `${name}=${Search.text(item)}`).join(" ");
+    return Object.entries(value)
+      .map(([name, item]) => `${name}=${Search.text(item)}`)
+      .join(" ");
   }
 
   texts() {
-    this.known ??= this.trace.bodies.map((body) => Object.values(body).map((value) => Search.text(this.trace.values[value])).join(" ").toLowerCase());
+    this.known ??= this.trace.bodies.map((body) =>
+      Object.values(body)
+        .map((value) => Search.text(this.trace.values[value]))
+        .join(" ")
+        .toLowerCase(),
+    );
     return this.known;
   }
 
@@ -39,7 +46,8 @@ class Search {
     const paths = tests.map((test) => this.trace.paths.texts.map((text) => test(text.toLowerCase())));
     const rows = [];
     for (let row = 0; row < this.trace.numCalls; row++) {
-      if (tests.every((_, i) => bodies[i][this.trace.body[row]] || paths[i][this.trace.path[row]])) rows.push(row);
+      if (tests.every((_, i) => bodies[i][this.trace.body[row]] || paths[i][this.trace.path[row]]))
+        rows.push(row);
     }
     this.output.textContent = rows.length ? Format.many(rows.length, "call") : "nothing found";
     this.state.matches.set(rows);
@@ -55,8 +63,10 @@ class Search {
     if (event.key === "Enter") {
       event.preventDefault();
       this.onnext?.(event.shiftKey ? -1 : 1);
-      const rows = this.state.matches.value, it = this.state.selected.value;
-      if (rows?.length && it?.row !== undefined) this.output.textContent = `${Sorted.lower(rows, it.row) + 1} of ${Format.many(rows.length, "call")}`;
+      const rows = this.state.matches.value;
+      const it = this.state.selected.value;
+      if (rows?.length && it?.row !== undefined)
+        this.output.textContent = `${Sorted.lower(rows, it.row) + 1} of ${Format.many(rows.length, "call")}`;
     } else if (event.key === "Escape") {
       this.input.value = "";
       this.clear();

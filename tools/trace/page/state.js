@@ -115,7 +115,8 @@ class State {
 
   /** The time that what is selected takes: {start, stop}, or null. */
   selectedTime() {
-    const it = this.selected.value, trace = this.trace;
+    const it = this.selected.value;
+    const trace = this.trace;
     if (it === null) return null;
     if (it.kind === "node") return { start: it.start, stop: it.stop };
     if (it.kind === "ran") return { start: trace.ranStart[it.activity], stop: trace.ranStop[it.activity] };

@@ -11,7 +11,8 @@ class Timeline {
     Object.assign(this, { canvas, state, lanes, palette, trace: state.trace, drag: null });
     this.place();
     this.surface = new Surface(canvas, (context, width, height) => this.draw(context, width, height));
-    for (const shared of [state.view.range, state.selected, state.step, state.theme]) shared.follow(() => this.surface.redraw());
+    for (const shared of [state.view.range, state.selected, state.step, state.theme])
+      shared.follow(() => this.surface.redraw());
     state.matches.follow((rows) => this.searched(rows));
     this.listen();
   }
@@ -32,7 +33,8 @@ class Timeline {
 
   /** The style of bar i of a lane. */
   style({ lane, depth }) {
-    const { trace, palette } = this, shades = [1, 2].map((number) => Palette.css(`--label-${number}`));
+    const { trace, palette } = this;
+    const shades = [1, 2].map((number) => Palette.css(`--label-${number}`));
     if (lane.kind === "label") {
       return (i) => ({ colour: shades[i % 2], text: trace.paths.parts(trace.path[lane.items[i]])[depth] });
     }
@@ -57,7 +59,8 @@ class Timeline {
     this.drawArrows(context, painter);
     this.drawSelected(context, painter);
     this.drawTitles(context, height);
-    Dom.id("range").textContent = `${Format.time(this.state.view.width)} of ${Format.time(this.trace.end - this.trace.begin)}`;
+    Dom.id("range").textContent =
+      `${Format.time(this.state.view.width)} of ${Format.time(this.trace.end - this.trace.begin)}`;
   }
 
   /** The names of the lanes, over whatever ran under them. */
@@ -75,7 +78,8 @@ class Timeline {
     const note = this.trace.notes[this.state.step.value];
     const bar = note && this.barOfStep(note.step);
     if (!bar) return;
-    const from = Math.max(Timeline.GUTTER, painter.x(bar.start)), to = Math.min(painter.right, painter.x(bar.stop));
+    const from = Math.max(Timeline.GUTTER, painter.x(bar.start));
+    const to = Math.min(painter.right, painter.x(bar.stop));
     if (to <= from) return;
     context.fillStyle = Palette.css("--band");
     context.fillRect(from, Timeline.RULER, Math.max(1, to - from), height);
@@ -88,9 +92,11 @@ class Timeline {
   }
 
   readSteps() {
-    const steps = new Map(), lane = this.lanes.find((other) => other.kind === "label");
+    const steps = new Map();
+    const lane = this.lanes.find((other) => other.kind === "label");
     for (let i = 0; lane && i < lane.size; i++) {
-      const step = this.trace.paths.step(this.trace.path[lane.items[i]]), bar = steps.get(step);
+      const step = this.trace.paths.step(this.trace.path[lane.items[i]]);
+      const bar = steps.get(step);
       if (step !== null) steps.set(step, { start: bar ? bar.start : lane.start[i], stop: lane.stop[i] });
     }
     return steps;
@@ -103,7 +109,8 @@ class Timeline {
     const places = this.places.filter((place) => this.holds(place, it));
     context.strokeStyle = Palette.css("--text");
     context.lineWidth = 2;
-    const from = Math.max(Timeline.GUTTER, painter.x(time.start)), to = Math.min(painter.right, painter.x(time.stop));
+    const from = Math.max(Timeline.GUTTER, painter.x(time.start));
+    const to = Math.min(painter.right, painter.x(time.stop));
     for (const { y } of to >= Timeline.GUTTER && from <= painter.right ? places : []) {
       context.strokeRect(from - 1, y - 1, Math.max(4, to - from + 1), Timeline.ROW);
     }
@@ -128,7 +135,8 @@ class Timeline {
     context.lineWidth = 1.25;
     for (const activity of ends) {
       const to = this.placeOf("ran", activity, this.trace.ranStart[activity]);
-      if (from && to) this.arrow(context, painter, this.trace.start[it.row], from, this.trace.ranStart[activity], to);
+      if (from && to)
+        this.arrow(context, painter, this.trace.start[it.row], from, this.trace.ranStart[activity], to);
     }
   }
 
@@ -137,7 +145,10 @@ class Timeline {
   }
 
   arrow(context, painter, start, from, stop, to) {
-    const x = painter.x(start), y = from.y + Timeline.ROW - 2, endX = painter.x(stop), endY = to.y;
+    const x = painter.x(start);
+    const y = from.y + Timeline.ROW - 2;
+    const endX = painter.x(stop);
+    const endY = to.y;
     if (Math.max(x, endX) < Timeline.GUTTER || Math.min(x, endX) > painter.right) return;
     context.beginPath();
     context.moveTo(x, y);
@@ -152,7 +163,10 @@ class Timeline {
 
   searched(rows) {
     const found = rows && new Set(rows);
-    const test = { call: (row) => found.has(row), ran: (activity) => found.has(this.trace.ranCall[activity]) || found.has(this.trace.ranOrigin[activity]) };
+    const test = {
+      call: (row) => found.has(row),
+      ran: (activity) => found.has(this.trace.ranCall[activity]) || found.has(this.trace.ranOrigin[activity]),
+    };
     for (const lane of this.lanes) {
       if (rows === null || !test[lane.kind]) lane.matches = null;
       else lane.search(test[lane.kind]);
@@ -182,7 +196,8 @@ class Timeline {
     event.preventDefault();
     const { view } = this.state;
     const sideways = event.shiftKey ? event.deltaY || event.deltaX : event.deltaX;
-    if (Math.abs(sideways) > Math.abs(event.shiftKey ? 0 : event.deltaY)) view.pan((sideways / this.canvas.clientWidth) * view.width);
+    if (Math.abs(sideways) > Math.abs(event.shiftKey ? 0 : event.deltaY))
+      view.pan((sideways / this.canvas.clientWidth) * view.width);
     else view.zoom(Math.exp(Math.max(-240, Math.min(240, event.deltaY)) * 0.0025), this.time(event));
   }
 
@@ -194,7 +209,8 @@ class Timeline {
 
   move(event) {
     if (this.drag === null) return this.hover(event);
-    const { view } = this.state, pixels = event.clientX - this.drag.x;
+    const { view } = this.state;
+    const pixels = event.clientX - this.drag.x;
     this.drag.moved ||= Math.abs(pixels) > 3;
     if (!this.drag.moved) return;
     Tooltip.hide();
@@ -210,7 +226,8 @@ class Timeline {
 
   /** {lane, depth, i}: the bar under the pointer, or null. */
   hit(event) {
-    const box = this.canvas.getBoundingClientRect(), y = event.clientY - box.top;
+    const box = this.canvas.getBoundingClientRect();
+    const y = event.clientY - box.top;
     const place = this.places.find((other) => y >= other.y && y < other.y + Timeline.ROW);
     if (!place || event.clientX - box.left < Timeline.GUTTER) return null;
     const i = place.lane.at(this.time(event), (3 * this.state.view.width) / box.width);
@@ -219,26 +236,44 @@ class Timeline {
 
   select(found) {
     if (found === null) return this.state.selected.set(null);
-    const { lane, depth, i } = found, item = lane.items[i];
+    const { lane, depth, i } = found;
+    const item = lane.items[i];
     if (lane.kind === "call") this.state.selectCall(item);
     else if (lane.kind === "ran") this.state.selectRan(item);
     else if (lane.kind === "place") this.state.selectRan(item);
-    else this.state.selectNode(this.state.root.descend(this.trace.paths.parts(this.trace.path[item]).slice(0, depth + 1)), lane.start[i], lane.stop[i]);
+    else
+      this.state.selectNode(
+        this.state.root.descend(this.trace.paths.parts(this.trace.path[item]).slice(0, depth + 1)),
+        lane.start[i],
+        lane.stop[i],
+      );
   }
 
   hover(event) {
     const found = this.hit(event);
     if (found === null) return Tooltip.hide();
-    const { lane, depth, i } = found, { trace } = this, item = lane.items[i];
+    const { lane, depth, i } = found;
+    const { trace } = this;
+    const item = lane.items[i];
     const took = Format.time(lane.stop[i] - lane.start[i]);
     const pixel = this.state.view.width / this.canvas.clientWidth;
     const here = lane.count(lane.start[i], lane.start[i] + pixel);
     const more = here > 1 ? `and ${here - 1} more within this pixel` : null;
-    if (lane.kind === "place") return Tooltip.show(event, trace.paths.text(trace.ranPath[item]), [`${took} on the device`, more]);
-    if (lane.kind === "label") return Tooltip.show(event, trace.paths.parts(trace.path[item]).slice(0, depth + 1).join(" / "), [took, more]);
+    if (lane.kind === "place")
+      return Tooltip.show(event, trace.paths.text(trace.ranPath[item]), [`${took} on the device`, more]);
+    if (lane.kind === "label")
+      return Tooltip.show(
+        event,
+        trace.paths
+          .parts(trace.path[item])
+          .slice(0, depth + 1)
+          .join(" / "),
+        [took, more],
+      );
     const path = lane.kind === "call" ? trace.path[item] : trace.ranPath[item];
     const title = lane.kind === "call" ? trace.name(item) : trace.ranTitle(item);
-    const what = lane.kind === "call" ? trace.field(item, "call") : `${trace.ranName[item]} on ${trace.ranStream[item]}`;
+    const what =
+      lane.kind === "call" ? trace.field(item, "call") : `${trace.ranName[item]} on ${trace.ranStream[item]}`;
     Tooltip.show(event, title, [took, what, trace.paths.text(path), more]);
   }
 
@@ -249,9 +284,15 @@ class Timeline {
 
   /** Select the next call (or the one before), beginning with the first in sight. */
   stepCalls(direction) {
-    const it = this.state.selected.value, rows = this.state.matches.value;
-    const now = it && it.row !== undefined ? it.row : Sorted.lower(this.trace.start, this.state.view.from) - (direction > 0 ? 1 : 0);
-    const row = rows ? Sorted.lower(rows, now + (direction > 0 ? 1 : 0)) + (direction > 0 ? 0 : -1) : now + direction;
+    const it = this.state.selected.value;
+    const rows = this.state.matches.value;
+    const now =
+      it && it.row !== undefined
+        ? it.row
+        : Sorted.lower(this.trace.start, this.state.view.from) - (direction > 0 ? 1 : 0);
+    const row = rows
+      ? Sorted.lower(rows, now + (direction > 0 ? 1 : 0)) + (direction > 0 ? 0 : -1)
+      : now + direction;
     const next = rows ? rows[row] : row;
     if (next === undefined || next < 0 || next >= this.trace.numCalls) return;
     this.state.selectCall(next);

@@ -15,30 +15,57 @@ class Tree {
 
   constructor(box, state, palette) {
     Object.assign(this, { box, state, palette, trace: state.trace, root: state.root });
-    Object.assign(this, { open: new Set(), rows: [], focus: 0, sort: "name", foldLayers: true, foldSteps: false });
+    Object.assign(this, {
+      open: new Set(),
+      rows: [],
+      focus: 0,
+      sort: "name",
+      foldLayers: true,
+      foldSteps: false,
+    });
     this.build();
-    for (const child of this.root.children.values()) if (this.root.children.size <= 3) this.open.add(this.key(child));
+    for (const child of this.root.children.values())
+      if (this.root.children.size <= 3) this.open.add(this.key(child));
     state.selected.follow((it) => this.follow(it));
     this.list();
   }
 
   build() {
-    this.grid = Dom.make("div", { class: "rows", role: "treegrid", tabindex: 0, "aria-label": "The model as a tree",
-      onkeydown: (event) => this.key_(event), onscroll: () => this.draw(), onfocus: () => this.draw() });
+    this.grid = Dom.make("div", {
+      class: "rows",
+      role: "treegrid",
+      tabindex: 0,
+      "aria-label": "The model as a tree",
+      onkeydown: (event) => this.key_(event),
+      onscroll: () => this.draw(),
+      onfocus: () => this.draw(),
+    });
     this.spacer = Dom.make("div", { class: "spacer", role: "rowgroup" });
     this.grid.append(this.spacer);
     this.heading = Dom.make("div", { class: "tree-row heading" });
-    this.box.append(Dom.make("div", { class: "toolbar" },
-      this.toggle("Fold equal layers", "foldLayers"), this.toggle("Fold equal steps", "foldSteps"),
-      Dom.button("Close all", () => this.closeAll())), this.heading, this.grid);
+    this.box.append(
+      Dom.make(
+        "div",
+        { class: "toolbar" },
+        this.toggle("Fold equal layers", "foldLayers"),
+        this.toggle("Fold equal steps", "foldSteps"),
+        Dom.button("Close all", () => this.closeAll()),
+      ),
+      this.heading,
+      this.grid,
+    );
     new ResizeObserver(() => this.draw()).observe(this.grid);
   }
 
   toggle(text, name) {
-    const box = Dom.make("input", { type: "checkbox", checked: this[name], onchange: () => {
-      this[name] = box.checked;
-      this.list();
-    } });
+    const box = Dom.make("input", {
+      type: "checkbox",
+      checked: this[name],
+      onchange: () => {
+        this[name] = box.checked;
+        this.list();
+      },
+    });
     return Dom.make("label", { class: "check" }, box, text);
   }
 
@@ -65,7 +92,9 @@ class Tree {
   }
 
   collect(node, level) {
-    const children = this.sorted(TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers)));
+    const children = this.sorted(
+      TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers)),
+    );
     children.forEach((child, place) => {
       this.rows.push({ node: child, level, place: place + 1, siblings: children.length });
       if (this.open.has(this.key(child))) this.collect(child, level + 1);
@@ -80,14 +109,24 @@ class Tree {
   // --- drawing
 
   drawHeading() {
-    this.heading.replaceChildren(...Tree.COLUMNS.map(([name, title]) => Dom.make("button", {
-      type: "button", class: `cell ${name}`, "aria-pressed": String(this.sort === name),
-      title: name === "name" ? "in the order in which they ran" : `most ${title.toLowerCase()} first`,
-      onclick: () => {
-        this.sort = name;
-        this.list();
-      },
-    }, this.sort === name ? `${title} ${name === "name" ? "↓" : "▾"}` : title)));
+    this.heading.replaceChildren(
+      ...Tree.COLUMNS.map(([name, title]) =>
+        Dom.make(
+          "button",
+          {
+            type: "button",
+            class: `cell ${name}`,
+            "aria-pressed": String(this.sort === name),
+            title: name === "name" ? "in the order in which they ran" : `most ${title.toLowerCase()} first`,
+            onclick: () => {
+              this.sort = name;
+              this.list();
+            },
+          },
+          this.sort === name ? `${title} ${name === "name" ? "↓" : "▾"}` : title,
+        ),
+      ),
+    );
   }
 
   draw() {
@@ -96,18 +135,31 @@ class Tree {
     const nodes = [];
     for (let i = first; i < last; i++) nodes.push(this.row(i));
     this.spacer.replaceChildren(...nodes);
-    if (this.focus >= first && this.focus < last) this.grid.setAttribute("aria-activedescendant", `tree-row-${this.focus}`);
+    if (this.focus >= first && this.focus < last)
+      this.grid.setAttribute("aria-activedescendant", `tree-row-${this.focus}`);
     else this.grid.removeAttribute("aria-activedescendant");
   }
 
   row(i) {
-    const { node, level, place, siblings } = this.rows[i], open = this.open.has(this.key(node));
-    const row = Dom.make("div", {
-      id: `tree-row-${i}`, class: `tree-row${i === this.focus ? " focused" : ""}`, role: "row", "aria-level": level,
-      "aria-setsize": siblings, "aria-posinset": place, "aria-rowindex": i + 1,
-      "aria-expanded": node.isLeaf ? null : String(open), "aria-selected": String(i === this.focus),
-      onclick: (event) => this.click(i, event),
-    }, this.nameCell(node, level, open), ...this.cells(node));
+    const { node, level, place, siblings } = this.rows[i];
+    const open = this.open.has(this.key(node));
+    const row = Dom.make(
+      "div",
+      {
+        id: `tree-row-${i}`,
+        class: `tree-row${i === this.focus ? " focused" : ""}`,
+        role: "row",
+        "aria-level": level,
+        "aria-setsize": siblings,
+        "aria-posinset": place,
+        "aria-rowindex": i + 1,
+        "aria-expanded": node.isLeaf ? null : String(open),
+        "aria-selected": String(i === this.focus),
+        onclick: (event) => this.click(i, event),
+      },
+      this.nameCell(node, level, open),
+      ...this.cells(node),
+    );
     row.style.top = `${i * Tree.ROW}px`;
     return row;
   }
@@ -115,16 +167,20 @@ class Tree {
   nameCell(node, level, open) {
     const swatch = Dom.make("i", { class: "swatch" });
     if (node.isLeaf) swatch.style.background = this.palette.operation(node.name);
-    const cell = Dom.make("span", { class: "cell name", role: "gridcell" },
+    const cell = Dom.make(
+      "span",
+      { class: "cell name", role: "gridcell" },
       node.isLeaf ? swatch : Dom.make("span", { class: `arrow${open ? " open" : ""}` }),
       Dom.make("span", { class: "text" }, node.name),
-      node.folded > 1 ? Dom.make("span", { class: "times" }, `×${node.folded}`) : null);
+      node.folded > 1 ? Dom.make("span", { class: "times" }, `×${node.folded}`) : null,
+    );
     cell.style.paddingLeft = `${8 + (level - 1) * 18}px`;
     return cell;
   }
 
   cells(node) {
-    const cell = (name, text, bar = null) => Dom.make("span", { class: `cell ${name}`, role: "gridcell" }, bar, text);
+    const cell = (name, text, bar = null) =>
+      Dom.make("span", { class: `cell ${name}`, role: "gridcell" }, bar, text);
     const moved = node.device > 0 && node.bytes > 0 ? Format.rate((node.bytes / node.device) * 1e6, "B") : "";
     return [
       cell("calls", node.calls ? Format.count(node.calls) : ""),
@@ -137,8 +193,13 @@ class Tree {
 
   /** The share of the whole trace's time. */
   bar(node, which) {
-    const whole = this.root[which], share = whole ? node[which] / whole : 0;
-    const bar = Dom.make("span", { class: `bar ${which}`, title: `${Format.percent(share)} of all ${which} time` }, Dom.make("i"));
+    const whole = this.root[which];
+    const share = whole ? node[which] / whole : 0;
+    const bar = Dom.make(
+      "span",
+      { class: `bar ${which}`, title: `${Format.percent(share)} of all ${which} time` },
+      Dom.make("i"),
+    );
     bar.firstChild.style.width = `${share * 100}%`;
     return bar;
   }
@@ -207,16 +268,19 @@ class Tree {
   }
 
   scrollTo() {
-    const top = this.focus * Tree.ROW, { grid } = this;
+    const top = this.focus * Tree.ROW;
+    const { grid } = this;
     if (top < grid.scrollTop) grid.scrollTop = top;
-    else if (top + Tree.ROW > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + Tree.ROW - grid.clientHeight;
+    else if (top + Tree.ROW > grid.scrollTop + grid.clientHeight)
+      grid.scrollTop = top + Tree.ROW - grid.clientHeight;
   }
 
   /** Open the way to what was selected elsewhere. */
   follow(it) {
     if (this.selecting || it === null || !["call", "ran", "node"].includes(it.kind)) return;
     const names = it.kind === "node" ? it.node.parts : this.namesOf(it);
-    let node = this.root, found = null;
+    let node = this.root;
+    let found = null;
     for (const name of names) {
       const shown = TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers));
       const child = node.children.get(name);
@@ -240,9 +304,12 @@ class Tree {
   stands(folded, name) {
     const [, word, number] = /^(.*?)(\d+)$/.exec(name) ?? [];
     if (word === undefined || !folded.name.startsWith(`${word.trim()}s `)) return false;
-    return folded.name.slice(word.trim().length + 2).split(", ").some((range) => {
-      const [first, last = first] = range.split("–").map(Number);
-      return number >= first && number <= last;
-    });
+    return folded.name
+      .slice(word.trim().length + 2)
+      .split(", ")
+      .some((range) => {
+        const [first, last = first] = range.split("–").map(Number);
+        return number >= first && number <= last;
+      });
   }
 }

@@ -1,12 +1,22 @@
 "use strict";
 
 /**
- * The model as a tree: step, phase, layer, part of a layer, operation. A node sums what lies below it. Nodes that differ
- * in nothing but a number (`layer 0` to `layer 29`) can be folded into one, which sums them all.
+ * The model as a tree: step, phase, layer, part of a layer, operation. A node sums what lies below it. Nodes that
+ * differ in nothing but a number (`layer 0` to `layer 29`) can be folded into one, which sums them all.
  */
 class TreeNode {
   constructor(name, parent) {
-    Object.assign(this, { name, parent, children: new Map(), calls: 0, runs: 0, host: 0, device: 0, bytes: 0, flops: 0 });
+    Object.assign(this, {
+      name,
+      parent,
+      children: new Map(),
+      calls: 0,
+      runs: 0,
+      host: 0,
+      device: 0,
+      bytes: 0,
+      flops: 0,
+    });
     Object.assign(this, { rows: [], folded: 1, start: Infinity, stop: -Infinity });
   }
 
@@ -67,13 +77,20 @@ const TreeModel = {
 
   /** The tree of a whole trace. */
   of(trace) {
-    const root = new TreeNode("", null), nodes = new Map();
+    const root = new TreeNode("", null);
+    const nodes = new Map();
     const leaf = (path, name) => {
-      if (!nodes.has(path)) nodes.set(path, TreeModel.names(trace, path).reduce((at, part) => at.child(part), root));
+      if (!nodes.has(path))
+        nodes.set(
+          path,
+          TreeModel.names(trace, path).reduce((at, part) => at.child(part), root),
+        );
       return nodes.get(path).child(name);
     };
-    for (let row = 0; row < trace.numCalls; row++) TreeModel.addCall(trace, leaf(trace.path[row], trace.name(row)), row);
-    for (let i = 0; i < trace.numActivities; i++) TreeModel.addRan(trace, leaf(trace.ranPath[i], trace.ranTitle(i)), i);
+    for (let row = 0; row < trace.numCalls; row++)
+      TreeModel.addCall(trace, leaf(trace.path[row], trace.name(row)), row);
+    for (let i = 0; i < trace.numActivities; i++)
+      TreeModel.addRan(trace, leaf(trace.ranPath[i], trace.ranTitle(i)), i);
     TreeModel.sum(root);
     return root;
   },
@@ -86,7 +103,7 @@ const TreeModel = {
     leaf.stop = Math.max(leaf.stop, trace.stop[row]);
   },
 
-  /** Bytes and flops count once for each run: a product may be several kernels, a captured call runs at every launch. */
+  /** Bytes and flops count once a run: a product may be several kernels, a captured call runs at every launch. */
   addRan(trace, leaf, i) {
     const origin = trace.ranOrigin[i];
     leaf.runs += 1;
@@ -114,18 +131,29 @@ const TreeModel = {
     for (const child of node.children.values()) {
       const [, word, number] = /^(.*?)(\d+)$/.exec(child.name) ?? [];
       const last = groups[groups.length - 1];
-      const folds = word !== undefined && fold(word.trim()) && last?.word === word && last.nodes[0][0].make === child.make;
+      const folds =
+        word !== undefined && fold(word.trim()) && last?.word === word && last.nodes[0][0].make === child.make;
       if (folds) last.nodes.push([child, number]);
       else groups.push({ word, nodes: [[child, number]] });
     }
-    return groups.map(({ word, nodes }) => (nodes.length === 1 ? nodes[0][0] : TreeModel.folded(node, word, nodes)));
+    return groups.map(({ word, nodes }) =>
+      nodes.length === 1 ? nodes[0][0] : TreeModel.folded(node, word, nodes),
+    );
   },
 
   folded(parent, word, nodes) {
     const numbers = nodes.map(([, number]) => Number(number)).sort((a, b) => a - b);
     const name = `${word.trim()}s ${Format.ranges(numbers)}`;
     parent.foldedNodes ??= new Map();
-    if (!parent.foldedNodes.has(name)) parent.foldedNodes.set(name, TreeModel.merged(name, parent, nodes.map(([node]) => node)));
+    if (!parent.foldedNodes.has(name))
+      parent.foldedNodes.set(
+        name,
+        TreeModel.merged(
+          name,
+          parent,
+          nodes.map(([node]) => node),
+        ),
+      );
     return parent.foldedNodes.get(name);
   },
 
@@ -138,7 +166,14 @@ const TreeModel = {
       for (const row of node.rows) result.rows.push(row);
     }
     for (const child of nodes[0].children.keys()) {
-      result.children.set(child, TreeModel.merged(child, result, nodes.map((node) => node.children.get(child))));
+      result.children.set(
+        child,
+        TreeModel.merged(
+          child,
+          result,
+          nodes.map((node) => node.children.get(child)),
+        ),
+      );
     }
     if (!result.isLeaf) for (const child of result.children.values()) child.folded = 1;
     return result;
