@@ -15,8 +15,8 @@ from tools.trace.explanations import Explainer
 from tools.trace.filters import Filter, ranges
 from tools.trace.jsonl import JsonLines
 from tools.trace.kv_pages import PagesView
-from tools.trace.perfetto import Perfetto
 from tools.trace.page import write_page
+from tools.trace.perfetto import Perfetto
 from tools.trace.session import Recorded, View
 from tools.trace.summary import Summary
 from tools.trace.table import Table
