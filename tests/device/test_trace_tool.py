@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,9 +16,13 @@ import pytest
 
 from bindings.device import Device
 from engine.random_model import write_random_model
+from tests.trace_events import feed
+from tests.traced_runs import crowded_toy
 from tools import trace
 from tools.trace.explanations import CALLS, OPS
+from tools.trace.kv_pages import PagesView
 from tools.trace.recording import Recording
+from tools.trace.terminal import Screen
 
 PROMPT = "a cat and a dog went for a walk in the"  # 38 tokens, a byte each: two full pages, and a part of a third
 NEW_TOKENS = 6
@@ -123,6 +129,19 @@ def test_pages_tell_of_a_shared_prefix(generate: list[str], capsys: pytest.Captu
     words = " ".join(text.split())
     assert "request 1 has the block table [0 1 3]; it shares pages 0 1 with request 0, so its first 32 tokens" in words
     assert any(line.split() == ["0", "##01"] for line in text.splitlines())
+
+
+def test_cells_agree_with_the_pool_while_pages_are_shared_copied_and_taken_back(device: Device) -> None:
+    recording, stream = crowded_toy(device.kind), io.StringIO()
+    feed(PagesView(Screen(stream, "never"), fold=False), list(recording.steps), recording.header)
+    text = stream.getvalue()
+    for words in ("shares pages 0 1 with request 0", "copy-on-write: page", "is preempted", "has ended"):
+        assert words in text
+    shown = [match[1] for match in re.finditer(r"^ +0  (\S+)$", text, re.MULTILINE)]
+    for cells, step in zip(shown, recording.steps, strict=True):
+        unused = step["num_pages"] - len(cells)
+        assert cells.count("c") == len(step["cached"])
+        assert cells.count("c") + cells.count(".") + unused == step["free"]
 
 
 def test_a_reader_that_goes_away_ends_the_run(generate: list[str], repository: Path) -> None:

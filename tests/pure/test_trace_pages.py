@@ -62,6 +62,15 @@ def test_a_prompt_takes_pages_back_from_the_cache(lies_free: bool) -> None:
     assert cells(lines) == (["000", "cc..5", "11.15"] if lies_free else ["000", "11.1"])
 
 
+def test_another_answer_to_a_prompt_that_has_run_begins_with_its_pages() -> None:
+    lines = shown(
+        note(1, prefills=[[0, 0, 20]], tables={"0": [0, 1]}, free=38, running=1),
+        note(2, decodes=[[0, 20], [1, 19]], copies=[[1, 2, 3]], tables={"1": [0, 2]}, free=37, running=2),
+    )
+    words = " ".join(line.strip() for line in lines)
+    assert "request 1 has the block table [0 2]; it shares page 0 with request 0, so its first 19 tokens need" in words
+
+
 def test_copy_on_write_is_told() -> None:
     lines = shown(
         note(1, prefills=[[0, 0, 20]], tables={"0": [0, 1]}, free=38, running=1),

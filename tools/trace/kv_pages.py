@@ -169,7 +169,7 @@ class PagesView:
     def _found(self, note: Event, request: int, held: Holders) -> str:
         """What a request that joins did not have to compute. `held`: by those who were there before it."""
         pages = self._pool.tables[request]
-        start = next((piece[1] for piece in note["prefills"] if piece[0] == request), 0)
+        start = next(where for who, where, *_ in (*note["prefills"], *note["decodes"], (request, 0)) if who == request)
         shared = [page for page in pages if page in held]
         revived = [page for page in pages[: start // note["page_size"]] if page not in held]
         words = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bindings.trace import Event
 
-OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers", "other", "pinned host memory")
+OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers", "other")
 PINNED = "pinned host memory"
 
 # How the names of an owner's buffers begin; the first that fits. They are given where engine/ allocates.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tools.trace.events import EXPECTED, busy_us
-from tools.trace.memory import OWNERS, device_bytes
+from tools.trace.memory import OWNERS, PINNED, device_bytes
 from tools.trace.summary import WAITS, StepTally, Summary, Tally, largest, merged
 from tools.trace.terminal import Screen
 from tools.trace.units import amount, counted, duration, percent, rate
@@ -112,7 +112,7 @@ def _memory_lines(summary: Summary, screen: Screen) -> list[str]:
     most = device_bytes(memory.fullest)
     title = f"{f'device memory at its fullest: {amount(most)}':{NAME}}  {'':>9}  {'at the end':>10}"
     lines = [screen.paint(title, "bold")]
-    for name in OWNERS:
+    for name in (*OWNERS, PINNED):
         if name in memory.fullest or name in memory.now:
             then, now = memory.fullest.get(name, 0), memory.now.get(name, 0)
             lines.append(f"  {name:{NAME - 2}}  {amount(then):>9}  {amount(now):>10}")

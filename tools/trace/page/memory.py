@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tools.trace.memory import OWNERS, owner
+
 Record = dict[str, Any]
-
-OWNERS = ("weights", "KV pages", "activations", "workspace", "step buffers", "other")
-
-# How the names of an owner's buffers begin. They are given where engine/ allocates.
-_BEGINNINGS = (
-    ("KV pages", ("kv_pages",)),
-    ("workspace", ("cublas.workspace",)),
-    ("activations", ("activations.", "rope.", "single_queries")),
-    ("weights", ("embed", "layers.", "norm.", "lm_head")),
-    ("step buffers", ("step", "copies", "chosen", "sampler", "edits", "logprobs", "prompt_logprobs")),
-)
-
-
-def owner(buffer: str) -> str:
-    """Which of OWNERS a buffer of this name belongs to."""
-    return next((name for name, beginnings in _BEGINNINGS if buffer.startswith(beginnings)), "other")
 
 
 def changes(calls: Sequence[Record]) -> dict[str, Any]:
