@@ -104,7 +104,7 @@ def test_the_table_shows_or_folds_every_call(run: Path, capsys: pytest.CaptureFi
     recording = Recording.read(run / "calls.jsonl")
     table = shown(capsys, "--open", run / "calls.jsonl", "--no-fold").split("Summary of everything")[0]
     numbers = [int(line.split()[0]) for line in table.splitlines() if line[:6].strip().isdecimal()]
-    assert numbers == [call["n"] for call in recording.calls] == sorted(numbers)
+    assert numbers == [call["n"] for call in recording.calls]
     folded = shown(capsys, "--open", run / "calls.jsonl").split("Summary of everything")[0]
     assert "cuMemAlloc" in folded and " more cuMemAlloc: " in folded and len(folded) < len(table)
 
