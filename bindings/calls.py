@@ -23,6 +23,8 @@ last_launch = "none"
 # Whether a sticky error was raised: the context is dead, and who closes the device need not say so again.
 sticky_was_told = False
 
+LONGEST_NAME = 100
+
 _STATUS_TEXT = {
     "driver": "cuGetErrorString",
     "nvrtc": "nvrtcGetErrorString",
@@ -43,7 +45,7 @@ def spell(value: Any) -> str:
     if type(value) is int:  # first, since most are: a trace spells thousands a step
         return str(value) if value <= 0xFFFFFFFF else memory_map.describe(value)
     if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
+        return repr(value.decode()) if _is_name(value) else f"<{len(value)} bytes>"
     if isinstance(value, (list, tuple)):
         return f"<{len(value)} items>"
     if isinstance(getattr(value, "name", None), str):
@@ -51,6 +53,11 @@ def spell(value: Any) -> str:
     if value is None or isinstance(value, (str, float, bool)):
         return repr(value)
     return _spell_number(value)
+
+
+def _is_name(value: bytes) -> bool:
+    """Whether bytes are a kernel's name and not an image or a source."""
+    return len(value) <= LONGEST_NAME and value.isascii() and value.decode().isidentifier()
 
 
 def _spell_number(value: Any) -> str:

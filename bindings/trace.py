@@ -17,6 +17,7 @@ product its sizes; an allocation its buffer. While a stream captures, what it is
 number of the graph that it goes to: that is recorded and does not run.
 """
 
+import concurrent.futures.thread
 import contextlib
 import json
 import os
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 _BINDINGS = str(Path(__file__).parent)
+_HAND_ON = (contextlib.__file__, concurrent.futures.thread.__file__, threading.__file__)  # calls of others
 _PROJECT = str(Path(__file__).parent.parent)
 
 
@@ -69,7 +71,7 @@ def _shown_path(name: str) -> str:
 
 @cache
 def _is_passed_over(name: str) -> bool:
-    return name.startswith(_BINDINGS) or name == contextlib.__file__
+    return name.startswith(_BINDINGS) or name in _HAND_ON
 
 
 def call_site() -> str:

@@ -20,7 +20,9 @@ else:
 
 ROOMS = {"bindings", "engine", "tools", "tests"}
 # Which package an import comes from, where the names differ.
-PACKAGES = {"cuda.bindings": "cuda-bindings", "cuda.pathfinder": "cuda-pathfinder"}
+PACKAGES = {"cuda.bindings": "cuda-bindings", "cuda.pathfinder": "cuda-pathfinder", "cupti": "cupti-python"}
+# Extras of which something is imported, by the one function that needs it.
+OPTIONAL = ("trace",)
 # Packages that are used as files: headers and libraries found by cuda.pathfinder.
 FILES_ONLY = {"nvidia-cuda-runtime", "nvidia-cuda-crt"}
 
@@ -47,7 +49,9 @@ def imported_packages() -> dict[str, str]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = names(project()["project"]["dependencies"])
+    declared = names(project()["project"]["dependencies"]).union(
+        *(names(project()["project"]["optional-dependencies"][extra]) for extra in OPTIONAL)
+    )
     missing = [f"{where}: {package}" for package, where in imported_packages().items() if package not in declared]
     assert not missing, f"imported, but not in pyproject.toml's dependencies: {', '.join(missing)}"
 
