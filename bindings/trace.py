@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from bindings.errors import CutawayError
@@ -40,6 +41,7 @@ Event = dict[str, Any]
 
 _BINDINGS = str(Path(__file__).parent)
 _HAND_ON = (contextlib.__file__, concurrent.futures.thread.__file__, threading.__file__)  # calls of others
+_THE_DOOR = (__file__, str(Path(__file__).with_name("calls.py")))
 _PROJECT = str(Path(__file__).parent.parent)
 
 
@@ -77,14 +79,17 @@ def _is_passed_over(name: str) -> bool:
 def call_site() -> str:
     """`file:line` of the nearest caller that says something, relative to the project where it lies inside it.
 
-    Passed over: bindings/ itself, and modules that only hand calls on (they set `TRACE_PASSES_OVER = True`).
+    Passed over: bindings/ itself, and modules that only hand calls on (they set `TRACE_PASSES_OVER = True`). In a
+    thread of bindings/ own, which nobody else called, the line there that makes the call.
     """
-    frame = sys._getframe(1)
-    while frame.f_back is not None and (
-        _is_passed_over(frame.f_code.co_filename) or frame.f_globals.get("TRACE_PASSES_OVER", False)
-    ):
+    frame: FrameType | None = sys._getframe(1)
+    nearest = None
+    while frame is not None and (_is_passed_over(frame.f_code.co_filename) or "TRACE_PASSES_OVER" in frame.f_globals):
+        if nearest is None and frame.f_code.co_filename not in _THE_DOOR:
+            nearest = frame
         frame = frame.f_back
-    return f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
+    frame = frame or nearest
+    return "" if frame is None else f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 class _Deaf:
