@@ -152,7 +152,8 @@ class Kernel:
         except (struct.error, OverflowError) as error:
             raise CutawayError(f"{self.entry} {self._wrong_argument(arguments)}") from error
         if smem > self._dynamic_smem:
-            self._allow_dynamic_smem(smem)
+            with recorder.later():
+                self._allow_dynamic_smem(smem)
         calls.last_launch = self.entry
         if recorder.active:
             key = (self, stream.name, grid, block, tuple(arguments), smem)

@@ -150,7 +150,10 @@ class Recorder:
 
     @contextmanager
     def listening(self, listener: Listener, *, first: bool = False) -> Iterator[None]:
-        """Inside the block `listener` hears every call and note, after those who listen already (`first`: before)."""
+        """Inside the block `listener` hears every call and note, after those who listen already (`first`: before).
+
+        Who hears first of a call hears last of its end: while a debugger holds the program, nobody's clock runs.
+        """
         if not self.active:
             self.origin = time.perf_counter_ns()
         self.listeners.insert(0 if first else len(self.listeners), listener)
@@ -183,6 +186,16 @@ class Recorder:
         """Record this beside the driver call that comes next."""
         if self.active and not self.ignores:
             self.detail |= detail
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """What was told so far is of a call that comes behind the block: other calls have to be made before it."""
+        detail, operands = self.detail, self.operands
+        self.detail, self.operands = {}, {}
+        try:
+            yield
+        finally:
+            self.detail, self.operands = detail, operands
 
     def now_us(self) -> float:
         """Microseconds since the origin of the trace."""
@@ -217,7 +230,7 @@ class Recorder:
         event["host_us"] = self.now_us() - event["t_us"]
         event["result"] = result
         with self._deaf:
-            for listener in self.listeners:
+            for listener in reversed(self.listeners):
                 listener.after(event)
             self.operands = {}
 

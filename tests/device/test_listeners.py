@@ -66,6 +66,28 @@ def test_a_launch_is_told_in_full(device: Device, tensors: Any) -> None:
     assert event["site"].startswith("tests/device/test_listeners.py:")
 
 
+def test_what_is_told_of_a_launch_is_not_told_of_the_call_before_it(
+    device: Device, tensors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel's first launch with much shared memory asks for that first."""
+    launch(device, tensors)
+    kernel = ops.RMSNORM.kernel(device, {"T": 4, "H": 64})
+    monkeypatch.setattr(kernel, "_dynamic_smem", -1)
+    seen = []
+
+    class Peeker(Keeper):
+        def before(self, event: Event) -> None:
+            super().before(event)
+            seen.append(set(recorder.operands))
+
+    keeper = Peeker()
+    with recorder.listening(keeper):
+        launch(device, tensors)
+    asked, launched = keeper.begun[-2:]
+    assert asked["call"] == "cuFuncSetAttribute" and "op" not in asked and not seen[0]
+    assert launched["op"] == "rmsnorm" and "tensors" in launched and seen[1] == {"out", "x", "weight"}
+
+
 def test_a_product_is_told_in_row_major_words(device: Device, tensors: Any) -> None:
     x, _, b, _ = tensors
     blas, product = Blas(device, device.stream), device.empty((4, 8), F32, "product")
@@ -75,7 +97,7 @@ def test_a_product_is_told_in_row_major_words(device: Device, tensors: Any) -> N
     (event,) = keeper.calls
     assert event["sizes"] == {"m": 4, "n": 8, "k": 64, "transpose_b": True}
     assert event["args"]["transa"] == "CUBLAS_OP_T" and event["args"]["A"] == "b" and event["args"]["B"] == "x"
-    assert event["n"] == keeper.begun[0]["n"] != 8
+    assert event["n"] == keeper.begun[0]["n"] == recorder.count
     assert event["flops"] == 2 * 4 * 8 * 64 and event["bytes"] == 2 * (4 * 64 + 8 * 64) + 4 * 4 * 8
     blas.close()
     product.free()
@@ -105,6 +127,37 @@ def test_a_listener_is_not_heard_itself(device: Device, tensors: Any) -> None:
     with recorder.listening(first), recorder.listening(second):
         launch(device, tensors)
     assert [event["call"] for event in first.calls] == [event["call"] for event in second.calls] == ["cuLaunchKernel"]
+
+
+def test_what_a_listener_does_leaves_no_mark_on_the_next_call(device: Device, tensors: Any) -> None:
+    class Meddler(Keeper):
+        def before(self, event: Event) -> None:
+            tensors[3].numpy()
+
+    keeper = Keeper()
+    with recorder.listening(keeper), recorder.listening(Meddler()):
+        launch(device, tensors)
+        device.synchronize()
+    assert "bytes" not in keeper.calls[-1] and keeper.calls[-1]["call"] == "cuCtxSynchronize"
+
+
+def test_who_hears_first_of_a_call_hears_last_of_its_end(device: Device) -> None:
+    heard = []
+
+    class Named(Keeper):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def before(self, event: Event) -> None:
+            heard.append(f"{self.name} before")
+
+        def after(self, event: Event) -> None:
+            heard.append(f"{self.name} after")
+
+    with recorder.listening(Named("clock")), recorder.listening(Named("debugger"), first=True):
+        device.synchronize()
+    assert heard == ["debugger before", "clock before", "clock after", "debugger after"]
 
 
 def test_what_a_listener_raises_takes_the_place_of_the_call(device: Device, tensors: Any) -> None:
