@@ -3,7 +3,7 @@
 python -m tools.trace generate "The capital of France is" --max-tokens 3
 
 Start at `session.py`, which listens to the run and feeds the views; `recording.py` says what a trace holds; `views.py`
-opens the views that the options ask for, of which `table.py` is the one that most people see.
+opens the views that the options ask for, of which `table.py` is the one that most people see. `debugger/` stops a run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TextIO, cast
 
 from bindings.trace import recorder
 from tools import cli
+from tools.trace.debugger.options import pausing, times
 from tools.trace.options import EXAMPLES, check, make_parser
 from tools.trace.recording import Recording
 from tools.trace.session import Session
@@ -49,10 +50,11 @@ def watch(arguments: argparse.Namespace) -> int:
     tool, *rest = arguments.command
     with shared_stdout(aside=arguments.json) as stdout:
         views = Views(arguments, stdout)
-        session = Session(shlex.join(arguments.command), arguments.gpu_times, [views])
+        session = Session(shlex.join(arguments.command), times(arguments), [views])
         try:
-            with recorder.listening(session, first=True):
+            with recorder.listening(session, first=True), pausing(arguments):
                 return int(importlib.import_module(f"tools.{tool}").main(rest))
+            return 0  # the debugger's quit has ended it, which is no failure
         finally:
             session.close()
 

@@ -125,7 +125,7 @@ class PagesView:
 
     def _named(self, request: int) -> str:
         """ "request 3"; from 10 on with its sign in the cells: "request 12 (C)"."""
-        sign = "" if request < 10 else f" ({self._screen.sequence(_sign(request), request)})"
+        sign = "" if request < 10 else f" ({sign_of(request, self._screen)})"
         return f"request {self._number(request)}{sign}"
 
     def _who(self, note: Event) -> str:
@@ -199,20 +199,21 @@ class PagesView:
         if len(starts) > MOST_ROWS:
             starts = [start for start in starts if any(page in held for page in range(start, start + row))][:MOST_ROWS]
         for start in starts:
-            cells = [self._cell(page, held) for page in range(start, min(start + row, self._pool.known))]
+            pages = range(start, min(start + row, self._pool.known))
+            cells = [cell(page, held, self._pool.cached, self._screen) for page in pages]
             self._screen.line(f"{start:>{MARGIN - 2}}  {''.join(cells)}")
         shown = sum(min(row, self._pool.known - start) for start in starts)
         if shown < self._pool.num_pages:
             more = f"{'':>{MARGIN}}and {counted(self._pool.num_pages - shown, 'page')} more"
             self._screen.line(self._screen.paint(more, "dim"))
 
-    def _cell(self, page: int, held: Holders) -> str:
-        holders = held.get(page, [])
-        if not holders:
-            return self._screen.paint(CACHED if page in self._pool.cached else FREE, "dim")
-        if len(holders) > 1:
-            return self._screen.paint(SHARED, "error")
-        return self._screen.sequence(_sign(holders[0]), holders[0])
+
+def cell(page: int, held: Holders, cached: set[int], screen: Screen) -> str:
+    """One page: who holds it, or why nobody does."""
+    holders = held.get(page, [])
+    if not holders:
+        return screen.paint(CACHED if page in cached else FREE, "dim")
+    return screen.paint(SHARED, "error") if len(holders) > 1 else sign_of(holders[0], screen)
 
 
 def is_quiet(note: Event, before: Event) -> bool:
@@ -223,8 +224,9 @@ def is_quiet(note: Event, before: Event) -> bool:
     return not happens and decodes == decoded and same
 
 
-def _sign(request: int) -> str:
-    return SIGNS[request % len(SIGNS)]
+def sign_of(request: int, screen: Screen) -> str:
+    """A request's character in the cells, in its colour; they come round again."""
+    return screen.sequence(SIGNS[request % len(SIGNS)], request)
 
 
 def _pages(pages: Sequence[int]) -> str:

@@ -8,11 +8,13 @@ from typing import get_args
 
 from bindings.activity import Choice
 from tools import cli
+from tools.trace.debugger import options as pause
 from tools.trace.terminal import COLOUR_CHOICES
 
 TOOLS = ("generate", "bench", "microtest", "doctor")
 
-EXAMPLES = """\
+EXAMPLES = (
+    """\
   python -m tools.trace generate "The capital of France is" --max-tokens 3      # each call as it is made, then sums
   python -m tools.trace --explain generate --raw "The capital of France is" --max-tokens 2
   python -m tools.trace --calls cublasGemmEx --layer 0 --explain generate "Hello" --max-tokens 2
@@ -24,12 +26,15 @@ EXAMPLES = """\
   python -m tools.trace --open calls.jsonl --kernel argmax                      # look again, without running
   python -m tools.trace --open calls.jsonl --json | jq '.steps'
 """
+    + pause.EXAMPLES
+)
 
 # What stands in place of the table, and why options that choose how the table looks mean nothing then.
 INSTEAD = {
     "summary_only": "the sums are of the whole run",
     "json": "the sums are of the whole run",
     "pages": "pages are not calls",
+    "pause": "calls are shown one by one",
 }
 TABLE_ONLY = ("calls", "layer", "step", "kernel", "no_fold", "explain", "wide")
 FILES = ("jsonl", "html", "perfetto")
@@ -54,6 +59,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     _add_table(parser)
     _add_others(parser)
+    pause.add_options(parser)
     return parser
 
 
@@ -92,6 +98,7 @@ def check(arguments: argparse.Namespace) -> None:
     elif arguments.command[0] not in TOOLS:
         raise cli.UsageError(f"there is no tool {arguments.command[0]!r} to watch; there are {', '.join(TOOLS)}")
     _check_table(arguments)
+    pause.check(arguments)
     for name in FILES:
         _check_file(_option(name), getattr(arguments, name))
 
@@ -99,6 +106,8 @@ def check(arguments: argparse.Namespace) -> None:
 def _check_open(arguments: argparse.Namespace) -> None:
     if arguments.command:
         raise cli.UsageError(f"--open runs nothing, but {arguments.command[0]!r} stands behind it: leave one out")
+    if arguments.pause:
+        raise cli.UsageError("--pause is for a run; what --open reads has run already")
     if arguments.gpu_times != "auto":
         raise cli.UsageError("--gpu-times is for a run; the trace that --open reads has the times that it has")
     if arguments.jsonl is not None:

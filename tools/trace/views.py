@@ -54,7 +54,7 @@ class Views:
         if chosen.pages:
             steps = ranges(chosen.step, "--step") if chosen.step else None
             return [PagesView(self._screen, steps, not chosen.no_fold)]
-        if chosen.summary_only or chosen.json:
+        if chosen.summary_only or chosen.json or chosen.pause:
             return []
         matches = self._filter.matches if self._filter.criteria else None
         return [Table(self._screen, matches, not chosen.no_fold, Explainer() if chosen.explain else None)]
@@ -94,7 +94,7 @@ class Views:
     def _sum_up(self) -> None:
         if self._arguments.json:
             self._stdout.write(json.dumps(self._summary.as_json()) + "\n")
-        elif not self._arguments.pages and self._summary.calls:
+        elif not (self._arguments.pages or self._arguments.pause) and self._summary.calls:
             filtered, whole = bool(self._filter.criteria), self._arguments.summary_only
             summary_text.show(self._summary, self._screen, filtered, whole)
         for line in self._filter.complaint() if self._summary.calls else ["no driver call was made"]:
