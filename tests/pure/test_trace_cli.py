@@ -179,6 +179,6 @@ def test_help_has_examples_of_options_that_exist(repository: Path) -> None:
 
 def test_the_page_lists_every_option(repository: Path) -> None:
     rows = (repository / "docs" / "trace.md").read_text().partition("### All options")[2].split("\n\n")[1]
-    listed = set(re.findall(r"`(--[a-z-]+)", rows))
+    listed = set(re.findall(r"`(--?[a-z-]+)", rows))
     known = {option for action in trace.make_parser()._actions for option in action.option_strings}
     assert listed == known - {"-h", "--help"}
