@@ -61,6 +61,13 @@ def test_the_grid_is_drawn_anew_for_each_step(open_page: OpenPage, toy: Recordin
         pictures.append(page.locator("#pages canvas").screenshot())
         events.append(page.inner_text("#pages .events"))
     assert len(set(pictures)) == 3
+    page.keyboard.press("1")
+    assert page.locator("#tree").is_visible(), "a slider takes no letters: keys go on working"
+    page.evaluate("cutaway.state.view.show(cutaway.trace.begin, cutaway.trace.begin + 10)")
+    page.keyboard.press("]")
+    shown = page.evaluate("cutaway.timeline.barOfStep(cutaway.trace.notes[cutaway.state.step.value].step)")
+    view = page.evaluate("[cutaway.state.view.from, cutaway.state.view.to]")
+    assert view[0] <= shown["start"] and shown["stop"] <= view[1], "the timeline follows to the step"
     source, target, tokens = steps[copied]["copies"][0]
     assert f"copy-on-write: {tokens} tokens of page {source} to page {target}" in events[1]
     assert f"preempted: {steps[preempted]['preempted'][0]}" in events[2]

@@ -26,45 +26,39 @@ class Inspector {
   }
 
   nothing() {
-    const { trace } = this;
-    const { device } = trace.header;
+    const hint =
+      "Select a bar, a row of the tree or a page to see all of it here: " +
+      "a launch shows its parameters, its place on the roofline and its source.";
     return Dom.make(
       "div",
       {},
       Dom.make("h2", {}, "This trace"),
-      Dom.facts([
-        ["calls", Format.count(trace.numCalls)],
-        ["ran on the device", Format.count(trace.numActivities)],
-        ["steps", Format.count(trace.notes.length)],
-        ["took", Format.time(trace.end - trace.begin)],
-        ["multiprocessors", device?.sm_count],
-        ["memory", device?.total_memory ? Format.bytes(device.total_memory) : null],
-        [
-          "reads at most",
-          trace.header.rates ? Format.rate(trace.header.rates.read_bytes, "B") : "not measured on this device",
-        ],
-        ["computes at most", trace.header.rates ? Format.rate(trace.header.rates.flops, "FLOP") : null],
-      ]),
-      Dom.make(
-        "p",
-        { class: "muted" },
-        "Select a bar, a row of the tree or a page to see all of it here: " +
-          "a launch shows its parameters, its place on the roofline and its source.",
-      ),
+      this.whole(),
+      Dom.make("p", { class: "hint" }, hint),
+      this.operations(this.state.root),
     );
+  }
+
+  whole() {
+    const { trace } = this;
+    const { device, rates } = trace.header;
+    return Dom.facts([
+      ["calls", Format.count(trace.numCalls)],
+      ["ran on the device", Format.count(trace.numActivities)],
+      ["steps", Format.count(trace.notes.length)],
+      ["took", Format.time(trace.end - trace.begin)],
+      ["multiprocessors", device?.sm_count],
+      ["memory", device?.total_memory ? Format.bytes(device.total_memory) : null],
+      ["reads at most", rates ? Format.rate(rates.read_bytes, "B") : "not measured on this device"],
+      ["computes at most", rates ? Format.rate(rates.flops, "FLOP") : null],
+    ]);
   }
 
   /** A part of the tree: what it took, and which operations took most of it. */
   node({ node, start, stop }) {
-    const { parts } = node;
-    const top = TreeModel.operations(node).slice(0, 12);
+    const path = Dom.make("p", { class: "path" }, node.parts.slice(0, -1).join(" / "));
     return [
-      Dom.make(
-        "header",
-        {},
-        Dom.make("h2", {}, node.name),
-        Dom.make("p", { class: "path" }, parts.slice(0, -1).join(" / ")),
-      ),
+      Dom.make("header", {}, Dom.make("h2", {}, node.name), path),
       Dom.facts([
         ["from", `${Format.time(start - this.trace.begin)} after the first call`],
         ["took", Format.time(stop - start)],
@@ -74,23 +68,24 @@ class Inspector {
         ["computed", node.flops ? Format.scaled(node.flops, "FLOP") : null],
       ]),
       Dom.button("Zoom to it", () => this.state.view.frame(start, stop)),
-      top.length
-        ? Dom.section(
-            "Most time on the device",
-            Dom.table(
-              ["operation", "runs", "time", "share"],
-              top.map(([name, { runs, time }]) => [
-                name,
-                Format.count(runs),
-                Format.time(time),
-                Format.percent(time / node.device),
-              ]),
-              { class: "numbers" },
-            ),
-          )
-        : null,
-      this.stepOf(parts),
+      this.operations(node),
+      this.stepOf(node.parts),
     ];
+  }
+
+  /** What took most time on the device below a node. */
+  operations(node) {
+    const rows = TreeModel.operations(node)
+      .slice(0, 12)
+      .map(([name, { runs, time }]) => [
+        name,
+        Format.count(runs),
+        Format.time(time),
+        Format.percent(time / node.device),
+      ]);
+    if (rows.length === 0) return null;
+    const table = Dom.table(["operation", "runs", "time", "share"], rows, { class: "numbers" });
+    return Dom.section("Most time on the device", table);
   }
 
   stepOf(parts) {

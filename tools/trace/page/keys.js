@@ -43,7 +43,7 @@ class Keys {
 
   press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || this.help.open) return;
-    const typing = event.target.matches("input:not([type=checkbox]), select, textarea");
+    const typing = event.target.matches("input[type=search], input[type=number], select");
     if (typing) return;
     const action =
       this.anywhere(event.key) ?? (this.inTimeline(event.target) ? this.moves(event.key) : undefined);

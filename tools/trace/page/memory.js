@@ -129,11 +129,18 @@ class MemoryPanel {
       base = top;
     });
     this.drawPeak(context, width, floor, scale);
-    context.fillText(
-      this.byTime ? "time: the whole trace" : `${Format.many(this.total.length, "change")}, in order`,
-      MemoryPanel.LEFT,
-      height - 8,
-    );
+    this.drawAxis(context, plot, floor);
+  }
+
+  /** Times, or the numbers of changes, along the bottom. */
+  drawAxis(context, plot, floor) {
+    const whole = this.byTime ? this.trace.end - this.trace.begin : this.total.length;
+    const step = Ruler.step(whole / (plot / 90));
+    context.fillStyle = Palette.css("--muted");
+    for (let at = 0; at <= whole * 0.95; at += step) {
+      const text = this.byTime ? Ruler.label(at, step) : `change ${at}`;
+      context.fillText(text, MemoryPanel.LEFT + (at / whole) * plot, floor + 12);
+    }
   }
 
   /** Steps from the base up to the top, left to right, and back along the base. */

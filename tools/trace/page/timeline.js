@@ -13,6 +13,7 @@ class Timeline {
     this.surface = new Surface(canvas, (context, width, height) => this.draw(context, width, height));
     for (const shared of [state.view.range, state.selected, state.step, state.theme])
       shared.follow(() => this.surface.redraw());
+    state.step.follow(() => this.followStep());
     state.matches.follow((rows) => this.searched(rows));
     this.listen();
   }
@@ -83,6 +84,13 @@ class Timeline {
     if (to <= from) return;
     context.fillStyle = Palette.css("--band");
     context.fillRect(from, Timeline.RULER, Math.max(1, to - from), height);
+  }
+
+  /** Show the step that another panel went to, unless some of it is in sight. */
+  followStep() {
+    const bar = this.barOfStep(this.trace.notes[this.state.step.value].step);
+    const { view } = this.state;
+    if (bar && (bar.stop < view.from || bar.start > view.to)) view.frame(bar.start, bar.stop);
   }
 
   /** The time in which a step's calls were made: {start, stop}; undefined when the trace has none of them. */
