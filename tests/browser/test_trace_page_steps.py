@@ -70,7 +70,7 @@ def test_the_grid_is_drawn_anew_for_each_step(open_page: OpenPage, toy: Recordin
     assert view[0] <= shown["start"] and shown["stop"] <= view[1], "the timeline follows to the step"
     source, target, tokens = steps[copied]["copies"][0]
     assert f"copy-on-write: {tokens} tokens of page {source} to page {target}" in events[1]
-    assert f"preempted: {steps[preempted]['preempted'][0]}" in events[2]
+    assert f"request {steps[preempted]['preempted'][0]} preempted" in events[2]
 
 
 def test_a_page_and_a_sequence_tell_all(open_page: OpenPage, toy: Recording) -> None:

@@ -93,23 +93,16 @@ const Heading = {
     return notices;
   },
 
-  /** The operations that take most time, in their colours. */
-  legend(palette, what) {
-    const shown = palette.ranked.slice(0, 6);
-    const whole = palette.ranked.reduce((sum, [, time]) => sum + time, 0);
-    Dom.id("legend").append(
-      ...shown.map(([name, time]) => {
-        const swatch = Dom.make("i", { class: "swatch" });
-        swatch.style.background = palette.operation(name);
-        return Dom.make(
-          "li",
-          { title: `${Format.time(time)} ${what}` },
-          swatch,
-          `${name} `,
-          Dom.make("span", { class: "muted" }, Format.percent(time / whole)),
-        );
-      }),
-    );
+  /** The operations that take most time, in their colours, with their shares of all of it. */
+  legend(palette, root) {
+    const [whole, where] = root.runs ? [root.device, "on the device"] : [root.host, "on the host"];
+    const items = palette.ranked.slice(0, 6).map(([name, time]) => {
+      const swatch = Dom.make("i", { class: "swatch" });
+      swatch.style.background = palette.operation(name);
+      const share = Dom.make("span", { class: "muted" }, Format.percent(time / whole));
+      return Dom.make("li", { title: `${Format.time(time)} ${where}` }, swatch, `${name} `, share);
+    });
+    Dom.id("legend").append(...items);
   },
 };
 
@@ -121,7 +114,7 @@ async function start() {
   const lanes = Lanes.of(trace);
   const history = new PageHistory(trace.notes);
   Heading.show(trace);
-  Heading.legend(palette, trace.numActivities ? "on the device" : "on the host");
+  Heading.legend(palette, state.root);
   const theme = new Theme(Dom.id("theme"), state.theme);
   const tabs = new Tabs(Dom.id("tabs"));
   const timeline = new Timeline(Dom.id("timeline-canvas"), state, lanes, palette);

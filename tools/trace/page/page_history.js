@@ -106,8 +106,6 @@ const StepWords = {
 
   /** What happened to pages. */
   events(note) {
-    const list = (requests) =>
-      requests.length > 8 ? `${requests.slice(0, 8).join(", ")} …` : requests.join(", ");
     const copies = note.copies.map(
       ([source, target, tokens]) =>
         `copy-on-write: ${Format.many(tokens, "token")} of page ${source} to page ${target}`,
@@ -116,8 +114,14 @@ const StepWords = {
     const ended = note.released.filter((request) => !note.preempted.includes(request));
     return [
       ...copies,
-      note.preempted.length ? `preempted: ${list(note.preempted)}; their pages were taken` : null,
-      ended.length ? `let go of their pages: ${list(ended)}` : null,
+      note.preempted.length ? `${StepWords.requests(note.preempted)} preempted: memory was short` : null,
+      ended.length ? `${StepWords.requests(ended)} let go of all pages` : null,
     ].filter(Boolean);
+  },
+
+  /** `request 3`, `requests 3, 5`. */
+  requests(numbers) {
+    const listed = numbers.length > 8 ? `${numbers.slice(0, 8).join(", ")} …` : numbers.join(", ");
+    return `request${numbers.length === 1 ? "" : "s"} ${listed}`;
   },
 };
