@@ -2,8 +2,8 @@
 
 In a block marked `console`, a line that begins with `$ ` is a command (the next lines belong to it while it ends in a
 backslash), and what follows is what it prints: all of it, but for what `[...]` on a line of its own leaves out. Times,
-rates and shares differ from run to run: every number with a unit, or with a point in it, stands for any other. So does
-an address.
+rates and shares differ from run to run: every number with a unit, or with a point in it, stands for any other. So do
+addresses, lines of Python, and the number of a call.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ GAP = "[...]"
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
+_LINE = re.compile(r"(\.py:)\d+")
+_NUMBER = re.compile(r"^\d+ (?=#)")  # of a call: compiling kernels makes calls, too
 _MEASURED = re.compile(
     r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?= ?(?:us|ms|s|%|[kMGT]?B/s|[MGT]FLOP/s)(?:\W|$))|(?<![\w.])\d+\.\d+\b"
 )
@@ -51,7 +53,8 @@ def walks(text: str) -> list[Walk]:
 
 def comparable(line: str) -> str:
     """A line without what differs from run to run; runs of blanks, which align numbers, count as one."""
-    return re.sub(r"\s+", " ", _MEASURED.sub("#", _ADDRESS.sub("0x#", line))).strip()
+    measured = _MEASURED.sub("#", _LINE.sub(r"\1#", _ADDRESS.sub("0x#", line)))
+    return _NUMBER.sub("# ", re.sub(r"\s+", " ", measured).strip())
 
 
 def first_difference(shown: list[str], printed: list[str]) -> str | None:
@@ -86,7 +89,7 @@ def test_what_the_page_shows_is_what_is_printed(repository: Path, tmp_path: Path
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{tmp_path / 'bin'}:{os.environ['PATH']}",
         "CUTAWAY_DEVICE": "cpu",
-        "COLUMNS": "140",
+        "COLUMNS": "120",
         "NO_COLOR": "1",
     }
     command = walk.command.replace("/tmp/", f"{tmp_path}/")

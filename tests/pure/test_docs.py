@@ -26,7 +26,7 @@ def text_of(page: Path) -> str:
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command in a code block or in backticks, cut at &&, | and comments."""
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     for line in lines + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text):
         for command in re.split(r"\s&&\s|\s\|\s", re.sub(r"\s#\s.*", "", line)):
             if "python" in command and " -m " in command:
