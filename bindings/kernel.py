@@ -21,7 +21,7 @@ from bindings.dtypes import F32, I32, I64, U32, U64, DType
 from bindings.errors import CudaError, CutawayError
 from bindings.handles import forget_handle, name_handle
 from bindings.launch_limits import Dim3, LaunchLimits
-from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
+from bindings.nvrtc import KERNEL_SOURCES, CompiledKernel, compile_kernel
 from bindings.spelled import Spelled, spelled
 from bindings.toolkit import PARAM_INFO
 from bindings.trace import recorder
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bindings.device import Device, Stream
 
 Defines = Mapping[str, "int | str"]
+Constants = tuple[tuple[str, "int | str"], ...]  # the same, sorted: a key
 
 # A kernel parameter: its name, and the type of a scalar, or None for a pointer.
 Parameter = tuple[str, "DType | None"]
@@ -234,12 +235,15 @@ def _dependent_config(grid: tuple[int, ...], block: tuple[int, ...], smem: int, 
 
 
 class KernelLibrary:
-    """The kernels of one device: compiled (or read from the cache), loaded and prepared once each."""
+    """The kernels of one device: compiled (or read from the cache), loaded and prepared once each.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._modules: dict[tuple[str, tuple[tuple[str, int | str], ...]], Module] = {}
-        self._kernels: dict[tuple[str, str, tuple[tuple[str, int | str], ...]], Kernel] = {}
+    `root` is the source tree that they come from.
+    """
+
+    def __init__(self, device: Device, root: Path = KERNEL_SOURCES) -> None:
+        self._device, self._root = device, root
+        self._modules: dict[tuple[str, Constants], Module] = {}
+        self._kernels: dict[tuple[str, str, Constants], Kernel] = {}
 
     def get(self, source: str, entry: str, defines: Defines, parameters: Sequence[Parameter]) -> Kernel:
         """The kernel `entry` of `cuda_src/<source>` specialised by `defines`; compiled at its first use."""
@@ -250,18 +254,24 @@ class KernelLibrary:
             self._kernels[source, entry, constants] = kernel
         return kernel
 
-    def _module(self, source: str, constants: tuple[tuple[str, int | str], ...]) -> Module:
+    def _module(self, source: str, constants: Constants) -> Module:
         if (source, constants) not in self._modules:
-            compiled = compile_kernel(_source_path(source), dict(constants), self._device.arch)
+            compiled = self._compile(source, constants)
             self._modules[source, constants] = Module(self._device, compiled.image, source, dict(constants))
         return self._modules[source, constants]
+
+    def _compile(self, source: str, constants: Constants) -> CompiledKernel:
+        path = self._root / source
+        if not path.is_file():
+            raise CutawayError(f"there is no kernel source {path}")
+        return compile_kernel(path, dict(constants), self._device.arch, self._root)
 
     def precompile(self, wanted: Sequence[tuple[str, Defines]], progress: Callable[[int, int], None]) -> None:
         """Fill the cache with these (source, defines) on all cores; `progress(done, total)` after each one."""
         jobs = list({(source, tuple(sorted(defines.items()))) for source, defines in wanted})
         progress(0, len(jobs))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiling = [pool.submit(compile_kernel, _source_path(s), dict(d), self._device.arch) for s, d in jobs]
+            compiling = [pool.submit(self._compile, *job) for job in jobs]
             try:
                 for done, job in enumerate(as_completed(compiling), start=1):
                     job.result()
@@ -276,10 +286,3 @@ class KernelLibrary:
             module.close()
         self._modules.clear()
         self._kernels.clear()
-
-
-def _source_path(source: str) -> Path:
-    path = KERNEL_SOURCES / source
-    if not path.is_file():
-        raise CutawayError(f"there is no kernel source {path}")
-    return path

@@ -13,10 +13,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bindings import backend
 from bindings.aside import aside, discard, is_whole, keep, seal
@@ -55,6 +57,12 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
+def forget_texts() -> None:
+    """Read sources and headers anew from now on: they may have been edited since this process read them."""
+    _text.cache_clear()
+    _included.cache_clear()
+
+
 @cache
 def _included(path: Path, folders: tuple[Path, ...]) -> tuple[Path, ...]:
     """The files that `path` names in #include lines and that lie in its own folder or in `folders`."""
@@ -76,10 +84,16 @@ def include_closure(path: Path, folders: tuple[Path, ...]) -> list[Path]:
     return closure
 
 
-def _options(defines: Mapping[str, int | str], arch: str) -> list[str]:
+def include_folders(arch: str, root: Path = KERNEL_SOURCES) -> tuple[Path, Path]:
+    """Where a kernel of the source tree `root` finds its headers: the tree's own, then CUDA's."""
+    return root / "include", headers_for(arch)
+
+
+def _options(defines: Mapping[str, int | str], arch: str, root: Path) -> list[str]:
+    own, cuda = include_folders(arch, root)
     options = [
-        f"--include-path={KERNEL_SOURCES / 'include'}",
-        f"--include-path={headers_for(arch)}",
+        f"--include-path={own}",
+        f"--include-path={cuda}",
         "--std=c++17",
     ]
     if arch != "cpu":
@@ -87,17 +101,18 @@ def _options(defines: Mapping[str, int | str], arch: str) -> list[str]:
     return options + [f"-D{name}={value}" for name, value in sorted(defines.items())]
 
 
-def cache_key(source: Path, options: list[str], arch: str) -> dict[str, object]:
+def cache_key(source: Path, options: list[str], arch: str, root: Path = KERNEL_SOURCES) -> dict[str, object]:
     """What an image depends on, as a JSON-able dictionary; two equal keys may share an image."""
-    folders = (KERNEL_SOURCES / "include", headers_for(arch))
+    folders = include_folders(arch, root)
     files = hashlib.sha256()
     for file in include_closure(source, folders):
         files.update(file.name.encode() + b"\0" + _text(file).encode() + b"\0")
-    # Folder names are left out: their contents are in `files`, and a moved checkout may keep its cache.
+    # Folder names are left out: their contents are in `files`, and a moved checkout may keep its cache. But a file that
+    # belongs to no source tree is known by its whole path: reports point to lines of it.
     kept = [option for option in options if not option.startswith("--include-path")]
     return {
         "schema": CACHE_SCHEMA,
-        "source": source.name,
+        "source": source.name if source.is_relative_to(root) else str(source),
         "files": files.hexdigest(),
         "options": kept,
         "toolchain": toolchain(),
@@ -153,29 +168,49 @@ def _compile_error(source: Path, error: CudaError, log: str) -> CompileError:
     return CompileError(f"{what}: {first.removeprefix('error: ')}", log)
 
 
-def _compile(source: Path, options: list[str]) -> tuple[bytes, str]:
-    """Compile `source` under its true name, so that logs and profilers point to real lines."""
+@contextmanager
+def _compiled(source: Path, options: list[str]) -> Iterator[Any]:
+    """The program of `source`, compiled under its true name, so that logs and profilers point to real lines."""
     program = nvrtc.nvrtcCreateProgram(_text(source).encode(), str(source).encode(), 0, None, None)
     try:
         try:
             nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         except CudaError as error:
             raise _compile_error(source, error, _log_of(program)) from error
-        image = b" " * nvrtc.nvrtcGetCUBINSize(program)
-        nvrtc.nvrtcGetCUBIN(program, image)
-        return image, _log_of(program)
+        yield program
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def compile_kernel(source: Path, defines: Mapping[str, int | str], arch: str) -> CompiledKernel:
+def _compile(source: Path, options: list[str]) -> tuple[bytes, str]:
+    with _compiled(source, options) as program:
+        image = b" " * nvrtc.nvrtcGetCUBINSize(program)
+        nvrtc.nvrtcGetCUBIN(program, image)
+        return image, _log_of(program)
+
+
+def ptx_of(source: Path, defines: Mapping[str, int | str], arch: str) -> str:
+    """The PTX that NVRTC makes of `source` on its way to a cubin for `arch`: to be read, not to be loaded.
+
+    Raises CompileError as compile_kernel does.
+    """
+    with _compiled(source, _options(defines, arch, KERNEL_SOURCES)) as program:
+        text = b" " * nvrtc.nvrtcGetPTXSize(program)
+        nvrtc.nvrtcGetPTX(program, text)
+        return text.rstrip(b"\0 ").decode()
+
+
+def compile_kernel(
+    source: Path, defines: Mapping[str, int | str], arch: str, root: Path = KERNEL_SOURCES
+) -> CompiledKernel:
     """The image of `source` for `arch`, from the cache or compiled now.
 
-    `defines` become `-D` constants; `arch` is `sm_90a`, … or `cpu`. Raises CompileError with the first error line (the
-    whole log in `.log`), and CacheError when the cache folder can't be written.
+    `defines` become `-D` constants; `arch` is `sm_90a`, … or `cpu`; `root` is the source tree whose headers are meant.
+    Raises CompileError with the first error line (the whole log in `.log`), and CacheError when the cache folder can't
+    be written.
     """
-    options = _options(defines, arch)
-    key = cache_key(source, options, arch)
+    options = _options(defines, arch, root)
+    key = cache_key(source, options, arch, root)
     folder = _folder_of(key)
     entry = _read_entry(folder, key)
     if entry is not None:

@@ -21,22 +21,13 @@ def sources(tmp_path, monkeypatch, device):
     (folder / "include").mkdir(parents=True)
     (folder / "answer.cu").write_text(SOURCE)
     (folder / "include" / "answer.cuh").write_text("#define ANSWER 42\n")
-    monkeypatch.setattr(nvrtc, "KERNEL_SOURCES", folder)
     monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "cache"))
-    forget_files()
-    yield folder
-    forget_files()
-
-
-def forget_files():
-    """A process reads each source once; a test that edits one starts over."""
-    nvrtc._text.cache_clear()
-    nvrtc._included.cache_clear()
+    return folder
 
 
 def build(sources, device, **defines):
-    forget_files()
-    return nvrtc.compile_kernel(sources / "answer.cu", {"OFFSET": 0} | defines, device.arch)
+    nvrtc.forget_texts()
+    return nvrtc.compile_kernel(sources / "answer.cu", {"OFFSET": 0} | defines, device.arch, sources)
 
 
 def test_a_second_build_comes_from_the_cache(sources, device):
@@ -103,7 +94,7 @@ def _write(folder, key, source, image):
 
 def test_two_processes_that_write_one_entry_leave_one_whole_entry(sources, device, tmp_path):
     entry = build(sources, device)
-    key = nvrtc.cache_key(sources / "answer.cu", ["-DX=1"], device.arch)
+    key = nvrtc.cache_key(sources / "answer.cu", ["-DX=1"], device.arch, sources)
     folder = tmp_path / "cache" / "kernels" / device.arch / "raced"
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     arguments = (folder, key, sources / "answer.cu", entry.image)
