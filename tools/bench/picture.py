@@ -6,12 +6,11 @@ It holds no times, so the same workload gives the same picture on any machine.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools import svg
 from tools.bench.timeline import Cell, Row, Timeline
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ LEGEND = {  # a text, and the pixels that it takes
 }
 
 LIGHT = {
-    "page": "#ffffff", "frame": "#d5dae1", "text": "#1d2430", "muted": "#667085", "grid": "#e9ecf1",
-    "prefill": "#e8a33d", "decode": "#3d7ec9", "waiting": "#c6ccd6", "preempted": "#c2417c", "count": "#3a2500",
+    **svg.LIGHT, "count": "#3a2500",
+    "prefill": "#e8a33d", "decode": "#3d7ec9", "waiting": "#c6ccd6", "preempted": "#c2417c",
 }  # fmt: skip
 DARK = {
-    "page": "#11161d", "frame": "#2c3440", "text": "#e6eaf0", "muted": "#98a3b3", "grid": "#212832",
-    "prefill": "#e5a544", "decode": "#5b9bea", "waiting": "#465162", "preempted": "#e879ac", "count": "#2b1b00",
+    **svg.DARK, "count": "#2b1b00",
+    "prefill": "#e5a544", "decode": "#5b9bea", "waiting": "#465162", "preempted": "#e879ac",
 }  # fmt: skip
 
 
@@ -53,16 +52,7 @@ def save(arguments: argparse.Namespace, llm: LLM, timeline: Timeline | None) -> 
     if timeline is None:
         return
     path: Path = arguments.picture
-    text = draw(timeline, arguments.batching, llm.engine_config.max_num_batched_tokens)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".part-", delete=False) as file:
-        try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    svg.save(path, draw(timeline, arguments.batching, llm.engine_config.max_num_batched_tokens))
 
 
 def draw(timeline: Timeline, batching: str, token_budget: int) -> str:
@@ -72,21 +62,16 @@ def draw(timeline: Timeline, batching: str, token_budget: int) -> str:
     width, bottom = LEFT + steps * cell + RIGHT, TOP + len(rows) * PITCH
     width, height = max(round(width), NARROWEST), bottom + STRIP + 66
     what = f"{batching.capitalize()} batching: who runs in which step"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        ' role="img" font-family="system-ui, -apple-system, Segoe UI, DejaVu Sans, sans-serif" font-size="12">',
-        f"<title>{what}</title>",
-        f"<style>{_style()}</style>",
-        f'<rect class="page" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>',
-        _text(20, 30, what, "heading"),
-        _text(20, 50, summary(timeline, token_budget), "muted"),
+    body = [
+        svg.text(20, 30, what, "heading"),
+        svg.text(20, 50, summary(timeline, token_budget), "muted"),
         *_legend({cell.kind for row in rows for cell in row.cells}),
         *_grid(steps, cell, bottom),
         *(line for y, row in enumerate(rows) for line in _row(row, y + 1, TOP + y * PITCH, cell)),
         *_strip(timeline, cell, bottom + 14),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    digits = ".count{font-size:8px;letter-spacing:-0.3px}"
+    return svg.document(width, height, what, svg.style(LIGHT, DARK, digits), body)
 
 
 def summary(timeline: Timeline, token_budget: int) -> str:
@@ -99,35 +84,15 @@ def summary(timeline: Timeline, token_budget: int) -> str:
     return f"{told}, {share:.0%} of the seats taken"
 
 
-def _style() -> str:
-    def rules(colours: dict[str, str]) -> str:
-        fills = "".join(f".{name}{{fill:{colours[name]}}}" for name in ("text", "muted", "count", *LEGEND))
-        return (
-            f".page{{fill:{colours['page']};stroke:{colours['frame']}}}.grid{{stroke:{colours['grid']}}}"
-            f".heading{{fill:{colours['text']}}}{fills}"
-        )
-
-    fonts = ".heading{font-size:15px;font-weight:600}.small{font-size:10px}.count{font-size:8px;letter-spacing:-0.3px}"
-    return f"{fonts}{rules(LIGHT)}@media(prefers-color-scheme:dark){{{rules(DARK)}}}"
-
-
-def _text(x: float, y: float, text: str, kind: str = "text", anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{text}</text>'
-
-
-def _rect(kind: str, x: float, y: float, width: float, height: float, more: str = "") -> str:
-    return f'<rect class="{kind}" x="{x:.4g}" y="{y:.4g}" width="{width:.4g}" height="{height:.4g}"{more}/>'
-
-
 def _legend(kinds: set[str]) -> Iterator[str]:
     x = 20.0
     yield '<g id="legend">'
     for kind, (text, length) in LEGEND.items():
         if kind in kinds:
             thin = kind in ("waiting", "preempted")
-            yield _rect(kind, x, 70 if thin else 66, 16 if thin else 10, 3 if thin else 11)
+            yield svg.rect(kind, x, 70 if thin else 66, 16 if thin else 10, 3 if thin else 11)
             x += 23 if thin else 16
-            yield _text(x, 76, text, "muted")
+            yield svg.text(x, 76, text, "muted")
             x += length + 22
     yield "</g>"
 
@@ -139,16 +104,16 @@ def _grid(steps: int, cell: float, bottom: int) -> Iterator[str]:
     for step in range(0, steps + 1, every):
         x = LEFT + step * cell
         yield f'<path class="grid" d="M{x:.4g} {TOP - 2}V{end}"/>'
-        yield _text(x, end + 16, str(step), "muted small", "middle")
-    yield _text(LEFT + steps * cell / 2, end + 34, "step", "muted", "middle")
-    yield _text(14, TOP - 7, "request", "muted small")
-    yield _text(LEFT - 10, TOP - 7, "in + out", "muted small", "end")
+        yield svg.text(x, end + 16, str(step), "muted small", "middle")
+    yield svg.text(LEFT + steps * cell / 2, end + 34, "step", "muted", "middle")
+    yield svg.text(14, TOP - 7, "request", "muted small")
+    yield svg.text(LEFT - 10, TOP - 7, "in + out", "muted small", "end")
 
 
 def _row(row: Row, number: int, y: float, cell: float) -> Iterator[str]:
     yield f'<g id="request-{number}">'
-    yield _text(42, y + 11, str(number), "text", "end")
-    yield _text(LEFT - 10, y + 11, f"{row.prompt_len} + {row.output_len}", "muted small", "end")
+    yield svg.text(42, y + 11, str(number), "text", "end")
+    yield svg.text(LEFT - 10, y + 11, f"{row.prompt_len} + {row.output_len}", "muted small", "end")
     for item in row.cells:
         yield from _cell(item, LEFT + item.step * cell, y, cell)
     yield "</g>"
@@ -156,26 +121,26 @@ def _row(row: Row, number: int, y: float, cell: float) -> Iterator[str]:
 
 def _cell(item: Cell, x: float, y: float, cell: float) -> Iterator[str]:
     if item.tokens == 0:
-        yield _rect(item.kind, x, y + BAR / 2 - 1.5, cell, 3)  # neighbours make a line
+        yield svg.rect(item.kind, x, y + BAR / 2 - 1.5, cell, 3)  # neighbours make a line
         return
     gap = 1.0 if cell > 4 else 0.0
-    yield _rect(item.kind, x, y, cell - gap, BAR, f' data-tokens="{item.tokens}"')
+    yield svg.rect(item.kind, x, y, cell - gap, BAR, f' data-tokens="{item.tokens}"')
     if item.kind == "prefill" and len(str(item.tokens)) * DIGIT <= cell - gap:
-        yield _text(x + (cell - gap) / 2, y + 10.2, str(item.tokens), "count", "middle")
+        yield svg.text(x + (cell - gap) / 2, y + 10.2, str(item.tokens), "count", "middle")
 
 
 def _strip(timeline: Timeline, cell: float, y: float) -> Iterator[str]:
     """The lower chart: how many sequences each step has, decodes beneath, prefills on top of them."""
     unit, gap = STRIP / timeline.num_seats, 1.0 if cell > 4 else 0.0
     yield '<g id="sequences">'
-    yield _text(LEFT - 10, y + 8, str(timeline.num_seats), "muted small", "end")
-    yield _text(LEFT - 10, y + STRIP, "0", "muted small", "end")
-    yield _text(14, y + STRIP / 2 + 4, "seats taken", "muted small")
+    yield svg.text(LEFT - 10, y + 8, str(timeline.num_seats), "muted small", "end")
+    yield svg.text(LEFT - 10, y + STRIP, "0", "muted small", "end")
+    yield svg.text(14, y + STRIP / 2 + 4, "seats taken", "muted small")
     yield f'<path class="grid" d="M{LEFT} {y}h{len(timeline.running) * cell:.4g}"/>'
     for step, (decodes, prefills) in enumerate(timeline.running):
         x, foot = LEFT + step * cell, y + STRIP
         for kind, count in (("decode", decodes), ("prefill", prefills)):
             if count:
                 foot -= count * unit
-                yield _rect(kind, x, foot, cell - gap, count * unit)
+                yield svg.rect(kind, x, foot, cell - gap, count * unit)
     yield "</g>"
