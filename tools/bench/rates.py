@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +19,7 @@ COPY_BYTES = 1 << 28
 ROW = 1 << 17  # float32 elements of a row that one block reads
 ROWS_PER_SM = 4
 LARGEST_PRODUCT = 8192
+VERSION = 1  # of how the rates are measured: a new one makes what was remembered worthless
 LONG_ENOUGH = 20e-3  # seconds: a product that takes this long shows the device's rate, not the cost of a launch
 
 
@@ -28,6 +34,46 @@ class Rates:
 def measure(device: Device) -> Rates:
     """Measure both; a second or two. Takes some 600 MB of the device for that long."""
     return Rates(max(copy_rate(device), kernel_read_rate(device)), product_rate(device))
+
+
+def known(device: Device, again: bool = False, tell: Callable[[], None] = lambda: None) -> Rates:
+    """The rates of this device: measured once, then remembered in the cache directory; `again` measures anew.
+
+    Remembered by the device's name, the driver's version and VERSION. `tell` is called before measuring, which takes a
+    while. Raises CacheError when the cache can't be written.
+    """
+    file = _remembered(device)
+    found = None if again else _read(file)
+    if found is None:
+        tell()
+        found = measure(device)
+        _write(file, found)
+    return found
+
+
+def _remembered(device: Device) -> Path:
+    from bindings.cache_directory import cache_directory
+
+    key = json.dumps([device.name, device.driver_version, VERSION])
+    return cache_directory("rates") / f"{device.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _read(file: Path) -> Rates | None:
+    """None where there is no such file, or one that holds no rates."""
+    try:
+        rates = Rates(**json.loads(file.read_text()))
+        usable = all(0 < rate < math.inf for rate in (rates.read_bytes, rates.flops))
+    except (OSError, ValueError, TypeError):
+        return None
+    return rates if usable else None
+
+
+def _write(file: Path, rates: Rates) -> None:
+    from bindings.aside import aside
+
+    with aside(file.parent) as scratch:
+        (scratch / file.name).write_text(json.dumps(asdict(rates)))
+        os.replace(scratch / file.name, file)
 
 
 def seconds_of(device: Device, work: Callable[[], None], times: int = 1) -> float:
