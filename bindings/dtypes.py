@@ -35,6 +35,8 @@ U8 = _dtype("u8", np.uint8)
 U32 = _dtype("u32", np.uint32)
 U64 = _dtype("u64", np.uint64)
 
+FLOATS = (BF16, F16, F32)
+
 
 def float32_to_bf16(values: NDArray) -> NDArray[np.uint16]:
     """Round float32 values to bf16 bits, to nearest, ties to even; NaN stays NaN.

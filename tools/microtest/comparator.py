@@ -30,9 +30,9 @@ def assert_close(got: NDArray, expected: NDArray, bound: ArrayLike, name: str = 
     assert np.isfinite(expected).all(), f"{name}: the reference itself is not finite"
     assert np.isfinite(allowed).all() and (allowed >= 0).all(), f"{name}: the bound itself is negative or not finite"
 
-    difference = _difference(got, expected)
-    close = difference <= allowed
-    assert close.all(), _describe(name, got, expected, allowed, difference, close)
+    errors = difference(got, expected)
+    close = errors <= allowed
+    assert close.all(), _describe(name, got, expected, allowed, errors, close)
 
 
 def assert_same_bits(got: NDArray, expected: NDArray, name: str = "output") -> None:
@@ -56,7 +56,8 @@ def _kind(array: NDArray) -> str:
     return {"f": "float", "i": "integer", "u": "integer"}.get(array.dtype.kind, array.dtype.name)
 
 
-def _difference(got: NDArray, expected: NDArray) -> NDArray[np.float64]:
+def difference(got: NDArray, expected: NDArray) -> NDArray[np.float64]:
+    """|got - expected|, exact for integers of any type; NaN where one of the two is NaN."""
     if _kind(got) == "float":
         with np.errstate(invalid="ignore"):
             return np.abs(got.astype(np.float64) - expected.astype(np.float64))
@@ -64,13 +65,13 @@ def _difference(got: NDArray, expected: NDArray) -> NDArray[np.float64]:
     return np.abs(got.astype(object) - expected.astype(object)).astype(np.float64)
 
 
-def _describe(name: str, got: NDArray, expected: NDArray, allowed: NDArray, difference: NDArray, close: NDArray) -> str:
+def _describe(name: str, got: NDArray, expected: NDArray, allowed: NDArray, errors: NDArray, close: NDArray) -> str:
     """How many elements are off, and the worst: a NaN or an infinity first, else the largest share of its bound."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        badness = np.where(close, -1.0, difference / allowed)
+        badness = np.where(close, -1.0, errors / allowed)
     worst = np.unravel_index(np.argmax(np.where(np.isnan(badness), np.inf, badness)), got.shape)
     count, place = int((~close).sum()), [int(i) for i in worst]
     return (
         f"{name}: {count} of {close.size} elements are off, the worst at index {place}: got {got[worst]}, "
-        f"expected {expected[worst]}, difference {difference[worst]:.3g}, allowed {allowed[worst]:.3g}"
+        f"expected {expected[worst]}, difference {errors[worst]:.3g}, allowed {allowed[worst]:.3g}"
     )

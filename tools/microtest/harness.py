@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bindings.device import Device
 from bindings.dtypes import decode, encode
+from bindings.errors import CudaError
 from bindings.tensor import Tensor
-from engine.spec import Op, TensorArg
+from engine.spec import Op, Symbols, TensorArg
 from tools.microtest.comparator import assert_close, assert_same_bits
 
 POISON = 0xFF  # as bytes: NaN in every float format, -1 in every signed integer
@@ -63,11 +67,42 @@ class Case:
         return self.build(np.random.default_rng(zlib.crc32(self.name.encode())))
 
 
+def built(cases: Sequence[Case]) -> list[Case]:
+    """The same cases with their problems built once, however often they are asked for."""
+
+    def give(problem: Problem, _: np.random.Generator) -> Problem:
+        return problem
+
+    return [Case(case.name, partial(give, case.problem())) for case in cases]
+
+
 def cases_of(op: Op) -> list[Case]:
     """The cases of an operation, from `reference/<entry>.py`: every rung of a ladder shares its entry's."""
     module = importlib.import_module(f"tools.microtest.reference.{op.entry}")
     cases: list[Case] = module.cases()
     return cases
+
+
+@contextmanager
+def placed(
+    op: Op, problem: Problem, device: Device, guarded: bool = False, fresh_outputs: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a launch of `op` by name, on fresh device memory; freed at the end. The flags are `run`'s."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        for arg in op.tensors:
+            carrier = initial(arg, problem)
+            if fresh_outputs and arg.role == "out":
+                tensors[arg.name] = device.empty(carrier.shape, arg.dtype, arg.name)
+            else:
+                tensors[arg.name] = _place(device, arg, carrier, guarded)
+        yield tensors
+    except CudaError:  # the context is dead and frees nothing; what is left goes with the device
+        tensors.clear()
+        raise
+    finally:
+        for tensor in tensors.values():
+            tensor.free()
 
 
 def run(
@@ -82,25 +117,16 @@ def run(
 
     Raises:
         AssertionError: an input or a guard zone was written, or an input of the problem was not rounded first.
+        CudaError: the kernel could not be launched, or did what no kernel may.
     """
-    before = {arg.name: _initial(arg, problem) for arg in op.tensors}
-    placed = {
-        arg.name: device.empty(before[arg.name].shape, arg.dtype, arg.name)
-        if fresh_outputs and arg.role == "out"
-        else _place(device, arg, before[arg.name], guarded)
-        for arg in op.tensors
-    }
-    try:
-        op(device.stream, **placed, **problem.scalars)
-        after = {name: tensor.numpy() for name, tensor in placed.items()}
+    with placed(op, problem, device, guarded, fresh_outputs) as tensors:
+        op(device.stream, **tensors, **problem.scalars)
+        after = {name: tensor.numpy() for name, tensor in tensors.items()}
         for arg in op.tensors:
             if arg.role == "in":
-                assert_same_bits(after[arg.name], before[arg.name], f"{op.name}: input {arg.name}")
+                assert_same_bits(after[arg.name], initial(arg, problem), f"{op.name}: input {arg.name}")
             if guarded:
-                _check_guards(placed[arg.name])
-    finally:
-        for tensor in placed.values():
-            tensor.free()
+                _check_guards(tensors[arg.name])
     return {arg.name: after[arg.name] for arg in op.tensors if arg.role != "in"}
 
 
@@ -112,7 +138,7 @@ def check(op: Op, problem: Problem, outputs: Mapping[str, NDArray]) -> None:
         name = f"{op.name}: {arg.name}"
         expected, carrier = problem.expected[arg.name], outputs[arg.name]
         written = problem.written.get(arg.name, np.ones(expected.shape, dtype=bool))
-        before = _initial(arg, problem)
+        before = initial(arg, problem)
         assert_same_bits(np.where(written, before, carrier), before, f"{name} where nothing may be written")
         impossible = problem.impossible.get(arg.name, np.zeros(expected.shape, dtype=bool))
         assert np.isneginf(decode(carrier, arg.dtype)[impossible]).all(), f"{name}: a masked element is not -infinity"
@@ -122,7 +148,16 @@ def check(op: Op, problem: Problem, outputs: Mapping[str, NDArray]) -> None:
         assert_close(got, np.where(written, expected, 0), bound, name)
 
 
-def _initial(arg: TensorArg, problem: Problem) -> NDArray:
+def symbols_of(op: Op, problem: Problem) -> Symbols:
+    """The value of each symbol of the spec in a problem, nothing on a device yet."""
+    shapes = {
+        arg.name: (problem.expected if arg.role == "out" else problem.inputs)[arg.name].shape for arg in op.tensors
+    }
+    tensors = {arg.name: SimpleNamespace(dtype=arg.dtype, shape=shapes[arg.name]) for arg in op.tensors}
+    return op.bind({**tensors, **problem.scalars})
+
+
+def initial(arg: TensorArg, problem: Problem) -> NDArray:
     """The carrier array that a tensor starts with."""
     if arg.role == "out":
         shape = problem.expected[arg.name].shape
