@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -11,14 +9,12 @@ from bindings.device import Device
 from engine import lab_ops, ops
 from engine.spec import Launch, Op
 from tests.statistics import assert_chi_square
+from tools.microtest.catalogue import BEYOND, cases_for
 from tools.microtest.comparator import assert_same_bits
 from tools.microtest.harness import Case, cases_of, check, run
 from tools.microtest.reference import prefill_attention
 from tools.microtest.reference.paged_attention import Batch, random_batch
-
-# This rung subtracts no maximum; test_naive_softmax_overflows shows what comes of it.
-BEYOND = {("softmax_v1_naive", "shifted1000"), ("softmax_v1_naive", "shifted-1000")}
-
+from tools.microtest.schedules import schedules
 
 # Three warps: the second level of a block's reduction is no power of two there.
 THREE_WARPS = [
@@ -34,21 +30,11 @@ ONE_BLOCK = ops.RANDOM_NORMAL.variant(name="random_normal_one_block", launch=lam
 OPERATIONS = [*ops.ALL.values(), *lab_ops.ALL.values(), *THREE_WARPS, ONE_BLOCK]
 
 
-def _every_case() -> Iterator[pytest.param]:
-    for op in OPERATIONS:
-        for case in cases_of(op):
-            if (op.name, case.name) not in BEYOND:
-                yield pytest.param(op, case, id=f"{op.name}-{case.name}")
-
-
-every_case = pytest.mark.parametrize(("op", "case"), list(_every_case()))
+every_case = pytest.mark.parametrize(
+    ("op", "case"),
+    [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in OPERATIONS for case in cases_for(op)],
+)
 every_op = pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
-
-
-def schedules(seeds: range) -> list[tuple[str, int]]:
-    """Orders of threads: the two that have no seed, and both others with each seed."""
-    seeded = [(order, 2 * seed + k) for seed in seeds for k, order in ((1, "shuffled"), (2, "greedy"))]
-    return [("ascending", 0), ("descending", 0), *seeded]
 
 
 @every_case
