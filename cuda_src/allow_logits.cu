@@ -7,6 +7,7 @@
 // Threads:   block (s, tile): a thread a token.
 // Bytes:     reads S*(V/8 + 4), writes 4 bytes a token that is not allowed.
 // Test:      python -m pytest tests/device -k allow_logits
+//            python -m tools.microtest allow_logits
 #include "common.cuh"
 #include "ptx.cuh"
 

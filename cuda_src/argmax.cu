@@ -9,6 +9,7 @@
 // Source:    the tree is Harris, "Optimizing Parallel Reduction in CUDA", NVIDIA 2007, on scores with
 //            indices.
 // Test:      python -m pytest tests/device -k argmax
+//            python -m tools.microtest argmax
 #include "argmax.cuh"
 #include "ptx.cuh"
 

@@ -11,6 +11,7 @@
 // Source:    Kwon et al., "Efficient memory management for large language model serving with PagedAttention",
 //            SOSP 2023 (copy-on-write between the samples of one prompt).
 // Test:      python -m pytest tests/device -k copy_pages
+//            python -m tools.microtest copy_pages
 #include "common.cuh"
 #include "ptx.cuh"
 

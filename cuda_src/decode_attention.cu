@@ -31,6 +31,8 @@
 //            a fixed number of tokens and not a share of the sequence, so that a sequence's result does not
 //            depend on what else is in the batch.
 // Test:      python -m pytest tests/device -k "decode_attention or combine_splits"
+//            python -m tools.microtest decode_attention
+//            python -m tools.microtest combine_splits
 #include "common.cuh"
 #include "paged_kv.cuh"
 #include "ptx.cuh"

@@ -11,6 +11,7 @@
 // Bytes:     reads 20*E + 4*S, writes 4*E.
 // Source:    repetition penalty: Keskar et al. 2019, arXiv:1909.05858 (CTRL).
 // Test:      python -m pytest tests/device -k edit_logits
+//            python -m tools.microtest edit_logits
 #include "common.cuh"
 #include "ptx.cuh"
 

@@ -9,6 +9,7 @@
 // Bytes:     reads 2*T*H + 4*T, writes 2*T*H.
 // Source:    Bengio et al., "A Neural Probabilistic Language Model", JMLR 2003 (the shared lookup table).
 // Test:      python -m pytest tests/device -k embedding
+//            python -m tools.microtest embedding
 #include "common.cuh"
 #include "ptx.cuh"
 

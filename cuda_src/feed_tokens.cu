@@ -9,6 +9,7 @@
 // Source:    asynchronous scheduling, as in vLLM and SGLang: the host plans a step before it has read the tokens
 //            of the one before, which therefore never leave the device on their way.
 // Test:      python -m pytest tests/device -k feed_tokens
+//            python -m tools.microtest feed_tokens
 #include "common.cuh"
 #include "ptx.cuh"
 

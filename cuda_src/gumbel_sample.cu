@@ -15,6 +15,7 @@
 // Bytes:     reads 4*S*V + 16*S, writes 4*S.
 // Source:    Maddison, Tarlow, Minka, "A* Sampling", 2014, arXiv:1411.0030 (the Gumbel-max trick).
 // Test:      python -m pytest tests/device -k gumbel_sample
+//            python -m tools.microtest gumbel_sample
 #include "argmax.cuh"
 #include "philox.cuh"
 #include "ptx.cuh"

@@ -12,6 +12,7 @@
 // Bytes:     reads 4*S*V, writes 8*S*(N + 1).
 // Source:    online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867.
 // Test:      python -m pytest tests/device -k logprobs
+//            python -m tools.microtest logprobs
 #include "argmax.cuh"
 #include "ptx.cuh"
 

@@ -29,6 +29,7 @@
 //            arXiv:2307.08691; Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
 //            arXiv:1805.02867. Step by step: lab/attention/.
 // Test:      python -m pytest tests/device -k prefill_attention
+//            python -m tools.microtest prefill_attention
 #include "common.cuh"
 #include "paged_kv.cuh"
 #include "ptx.cuh"

@@ -9,6 +9,7 @@
 // Bytes:     writes 2*N. The arithmetic takes longer than that: some 40 instructions a value.
 // Source:    Box and Muller, "A Note on the Generation of Random Normal Deviates", 1958.
 // Test:      python -m pytest tests/device -k random_normal
+//            python -m tools.microtest random_normal
 #include "philox.cuh"
 #include "ptx.cuh"
 

@@ -14,6 +14,8 @@
 // Bytes:     rmsnorm reads 2*T*H + 2*H and writes 2*T*H; add_rmsnorm reads and writes 2*T*H more.
 // Source:    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
 // Test:      python -m pytest tests/device -k rmsnorm
+//            python -m tools.microtest rmsnorm
+//            python -m tools.microtest add_rmsnorm
 #include "common.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"

@@ -18,6 +18,7 @@
 //            arXiv:2104.09864; pages: Kwon et al., "Efficient Memory Management for LLM Serving with
 //            PagedAttention", SOSP 2023.
 // Test:      python -m pytest tests/device -k rope_kv_write
+//            python -m tools.microtest rope_kv_write
 #include "common.cuh"
 #include "ptx.cuh"
 

@@ -9,6 +9,7 @@
 // Bytes:     reads 4*T*I, writes 2*T*I.
 // Source:    Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202 (there called SwiGLU).
 // Test:      python -m pytest tests/device -k silu_mul
+//            python -m tools.microtest silu_mul
 #include "common.cuh"
 #include "ptx.cuh"
 

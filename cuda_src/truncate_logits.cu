@@ -21,6 +21,7 @@
 // Source:    top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751; min-p:
 //            Nguyen et al. 2024, arXiv:2407.01082; radix select: Alabi et al. 2012.
 // Test:      python -m pytest tests/device -k truncate_logits
+//            python -m tools.microtest truncate_logits
 #include "common.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"

@@ -11,6 +11,7 @@
 //            each key would do; the caches catch most of it.
 // Source:    Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762.
 // Test:      python -m pytest tests/device -k prefill_attention_v1
+//            python -m tools.microtest prefill_attention_v1_naive
 #include "common.cuh"
 #include "paged_kv.cuh"
 

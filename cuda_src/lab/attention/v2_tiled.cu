@@ -12,6 +12,7 @@
 // Bytes:     6*D for each block and each key before its last query: the key twice, the value once.
 // Source:    tiling as in NVIDIA's "CUDA C++ Programming Guide", section "Shared Memory".
 // Test:      python -m pytest tests/device -k prefill_attention_v2
+//            python -m tools.microtest prefill_attention_v2_tiled
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)

@@ -12,6 +12,7 @@
 // Source:    Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022,
 //            arXiv:2205.14135.
 // Test:      python -m pytest tests/device -k prefill_attention_v3
+//            python -m tools.microtest prefill_attention_v3_online
 #include "tile.cuh"
 
 // What a query knows after some of its keys.

@@ -5,4 +5,5 @@
 //            weights go from the first product into the second without leaving registers, and the next tile
 //            is copied (cp.async) while this one is used. Formula and layout: in the file below.
 // Test:      python -m pytest tests/device -k prefill_attention_v4
+//            python -m tools.microtest prefill_attention_v4_tensor_cores
 #include "../../prefill_attention.cu"

@@ -12,6 +12,7 @@
 // Bytes:     reads 4*T*H + 2*H (each row twice), writes 2*T*H.
 // Source:    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.
 // Test:      python -m pytest tests/device -k rmsnorm_v1
+//            python -m tools.microtest rmsnorm_v1_naive
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)

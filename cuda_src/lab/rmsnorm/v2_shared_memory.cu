@@ -13,6 +13,7 @@
 // Bytes:     reads 4*T*H + 2*H (the second reading of a row may come from the L1 cache), writes 2*T*H.
 // Source:    Harris, "Optimizing Parallel Reduction in CUDA", NVIDIA 2007 (sequential addressing).
 // Test:      python -m pytest tests/device -k rmsnorm_v2
+//            python -m tools.microtest rmsnorm_v2_shared_memory
 #include "common.cuh"
 
 // The sum over the block; every thread gets it.

@@ -11,6 +11,7 @@
 // Bytes:     reads 4*T*H + 2*H (the second reading of a row may come from the L1 cache), writes 2*T*H.
 // Source:    Luitjens, "Faster Parallel Reductions on Kepler", NVIDIA 2014.
 // Test:      python -m pytest tests/device -k rmsnorm_v3
+//            python -m tools.microtest rmsnorm_v3_warp_shuffles
 #include "common.cuh"
 #include "reduce.cuh"
 

@@ -10,6 +10,7 @@
 // Bytes:     reads 4*T*N and writes 4*T*N in the first pass, reads 4*T*N in the second, both in the third.
 // Source:    the textbook definition.
 // Test:      python -m pytest tests/device -k softmax_v1
+//            python -m tools.microtest softmax_v1_naive
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK_THREADS)

@@ -13,6 +13,7 @@
 // Source:    "safe softmax" in Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
 //            arXiv:1805.02867, algorithm 2.
 // Test:      python -m pytest tests/device -k softmax_v2
+//            python -m tools.microtest softmax_v2_safe
 #include "common.cuh"
 #include "reduce.cuh"
 

@@ -11,6 +11,7 @@
 // Bytes:     reads 8*T*N (each row twice), writes 4*T*N.
 // Source:    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
 // Test:      python -m pytest tests/device -k softmax_v3
+//            python -m tools.microtest softmax_v3_online
 #include "common.cuh"
 #include "online.cuh"
 #include "reduce.cuh"

@@ -13,6 +13,7 @@
 // Source:    Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022,
 //            arXiv:2205.14135, for the use inside attention.
 // Test:      python -m pytest tests/device -k softmax_v4
+//            python -m tools.microtest softmax_v4_warp_per_row
 #include "common.cuh"
 #include "online.cuh"
 #include "reduce.cuh"
