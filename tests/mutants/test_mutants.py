@@ -20,12 +20,13 @@ import pytest
 
 from bindings.cache_directory import cache_directory
 from engine import lab_ops, ops
-from tests.mutants import bindings, cpu_device, engine, kernels, ladders
+from tests.mutants import bindings, cpu_device, engine, kernels, ladders, microtest
 from tests.mutants.mutant import Mutant, make_copy
 from tests.mutants.verdict import NOTICED
 from tests.source_tree import REPOSITORY
 
-MUTANTS = [*kernels.MUTANTS, *ladders.MUTANTS, *cpu_device.MUTANTS, *bindings.MUTANTS, *engine.MUTANTS]
+ROOMS = (kernels, ladders, cpu_device, bindings, engine, microtest)
+MUTANTS = [mutant for room in ROOMS for mutant in room.MUTANTS]
 TIMEOUT = 240  # seconds; what hangs has not failed
 WORKERS = os.cpu_count() or 1
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
-from engine import lab_ops, ops
+from engine import lab_attention_ops, lab_ops, ops
 from engine.spec import Op
 from tools.cli import UsageError
 from tools.microtest.harness import Case, cases_of
@@ -14,7 +14,7 @@ from tools.microtest.products import GEMM, Product
 
 KERNELS: dict[str, Op] = {**ops.ALL, **lab_ops.ALL, GEMM.name: GEMM}
 LADDERS = {
-    "attention": lab_ops.ATTENTION_LADDER,
+    "attention": lab_attention_ops.ATTENTION_LADDER,
     "rmsnorm": lab_ops.RMSNORM_LADDER,
     "softmax": lab_ops.SOFTMAX_LADDER,
 }
