@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from engine.spec import Op
 from tools.bench.rates import Rates
+from tools.microtest.columns import amount, duration
 from tools.microtest.timing import Timing
 
 # The ceiling is itself measured, to within some 2 %, and so is the time. More than both together is no measurement.
@@ -19,6 +20,18 @@ HIGHEST = 1.05
 # Where no cache size is known (the CPU device) inputs come from the host's caches, several times as fast as its memory,
 # and the clock is shared with whatever else the machine does.
 HIGHEST_FROM_CACHES = 10.0
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The best rates of a device, and what a launch takes by itself, which no kernel can take less than."""
+
+    rates: Rates
+    launch_seconds: float
+
+    def __str__(self) -> str:
+        best = f"{amount(self.rates.read_bytes, 'B/s')}, {amount(self.rates.flops, 'FLOP/s')}"
+        return f"{best}; a launch alone takes {duration(self.launch_seconds)}"
 
 
 @dataclass(frozen=True)

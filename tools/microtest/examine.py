@@ -13,7 +13,7 @@ from engine.spec import Op, Symbols
 from tools.bench.rates import Rates
 from tools.microtest import report
 from tools.microtest.catalogue import KERNELS, cases_for
-from tools.microtest.ceiling import Figure, figure, impossible
+from tools.microtest.ceiling import Ceiling, Figure, figure, impossible
 from tools.microtest.correctness import Verdict, explained, verdicts
 from tools.microtest.harness import built, symbols_of
 from tools.microtest.options import ALL
@@ -21,7 +21,7 @@ from tools.microtest.products import Product
 from tools.microtest.resources import Resources, resources
 from tools.microtest.session import TestFailure, ceiling_of, chosen, opened, shape_asked
 from tools.microtest.shapes import Workload, workloads
-from tools.microtest.timing import Timing, time_kernel
+from tools.microtest.timing import Timing, launch_seconds, time_kernel
 from tools.progress import Progress
 
 
@@ -71,12 +71,14 @@ def run(arguments: argparse.Namespace) -> None:
     with opened(arguments) as device:
         rates = None if arguments.no_time else ceiling_of(device, arguments)
         found = _examine_all(device, wanted, rates, arguments)
+        timed = any(one.measured for one in found)
+        ceiling = Ceiling(rates, launch_seconds(device)) if rates and timed else None
         if arguments.json:
-            print(json.dumps(report.data(device, rates, found), allow_nan=False))
+            print(json.dumps(report.data(device, ceiling, found), allow_nan=False))
         elif everything:
-            print(report.summary_text(found, device, rates))
+            print(report.summary_text(found, device, ceiling))
         else:
-            print(report.text(found[0], device, rates))
+            print(report.text(found[0], device, ceiling))
     problems = [problem for one in found for problem in one.problems]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.device import Device
 from engine.spec import Op
-from tools.bench.rates import Rates
+from tools.microtest.ceiling import Ceiling
 from tools.microtest.columns import amount, duration, number, percent, table
 from tools.microtest.correctness import Verdict, Worst
 from tools.microtest.resources import Resources
@@ -41,12 +41,12 @@ def list_data(listed: Listed) -> Data:
     }
 
 
-def text(found: Examined, device: Device, rates: Rates | None) -> str:
+def text(found: Examined, device: Device, ceiling: Ceiling | None) -> str:
     """All that is known of one kernel."""
     where = found.op.source or "cuBLAS"
     parts = [f"{found.op.name}: {found.op.summary}", f"{where}, on {device.name}", "", correctness_text(found)]
-    if found.measured and rates:
-        parts += ["", times_text(found, rates), "", *_resources_lines(found.measured, device)]
+    if ceiling:
+        parts += ["", times_text(found, ceiling), "", *_resources_lines(found.measured, device)]
     return "\n".join(parts)
 
 
@@ -100,7 +100,7 @@ def _worst_row(case: str, one: Worst) -> tuple[str, ...]:
     return (one.output, case, index, number(one.got), number(one.expected), f"{one.error:.3g}", exact, ulps)
 
 
-def times_text(found: Examined, rates: Rates) -> str:
+def times_text(found: Examined, ceiling: Ceiling) -> str:
     """Times of each workload; a learner's own kernel beside the shipped one."""
     rows = []
     for place, one in enumerate(found.measured):
@@ -108,8 +108,7 @@ def times_text(found: Examined, rates: Rates) -> str:
     head = ("workload", "sizes", "median", "moves", "computes", "of ceiling", "limit") + (
         ("shipped",) if found.shipped else ()
     )
-    best = f"{amount(rates.read_bytes, 'B/s')}, {amount(rates.flops, 'FLOP/s')}"
-    lines = [table(head, rows, words=2), f"ceiling: {best}, measured on this device", buffers_text(found)]
+    lines = [table(head, rows, words=2), f"ceiling: {ceiling} (measured on this device)", buffers_text(found)]
     return "\n".join(lines + [f"IMPOSSIBLE {one.wrong}" for one in (*found.measured, *found.shipped) if one.wrong])
 
 
@@ -168,16 +167,14 @@ def resources_text(taken: Resources) -> str:
     )
 
 
-def summary_text(found: Sequence[Examined], device: Device, rates: Rates | None) -> str:
+def summary_text(found: Sequence[Examined], device: Device, ceiling: Ceiling | None) -> str:
     """Failures first, then one line a kernel and workload."""
     failures = [line for one in found for line in failure_lines(one.verdicts, f"{one.op.name}, ")]
     wrong = [f"IMPOSSIBLE {one.op.name}, {m.wrong}" for one in found for m in one.measured if m.wrong]
     head = ("kernel", "workload", "cases", "of bound", "median", "moves", "computes", "of ceiling", "limit")
     rows = [row for one in found for row in _summary_rows(one)]
-    lines = [f"on {device.name}"]
-    if rates:
-        lines[0] += f": ceiling {amount(rates.read_bytes, 'B/s')}, {amount(rates.flops, 'FLOP/s')}"
-    return "\n".join([*lines, *failures, *wrong, table(head, rows, words=2)])
+    first = f"on {device.name}" + (f": ceiling {ceiling}" if ceiling else "")
+    return "\n".join([first, *failures, *wrong, table(head, rows, words=2)])
 
 
 def _summary_rows(one: Examined) -> list[tuple[str, ...]]:
@@ -195,11 +192,11 @@ def _summary_rows(one: Examined) -> list[tuple[str, ...]]:
     return rows
 
 
-def data(device: Device, rates: Rates | None, found: Sequence[Examined]) -> Data:
+def data(device: Device, ceiling: Ceiling | None, found: Sequence[Examined]) -> Data:
     """Everything, as one JSON-able object; an infinite share of a bound is null."""
     return {
         "device": {"name": device.name, "kind": device.kind, "arch": device.arch},
-        "ceiling": asdict(rates) if rates else None,
+        "ceiling": {**asdict(ceiling.rates), "launch_seconds": ceiling.launch_seconds} if ceiling else None,
         "passed": not any(one.problems for one in found),
         "kernels": [_examined_data(one) for one in found],
     }

@@ -14,12 +14,14 @@ from bindings.device import Device
 from tools.bench.rates import Rates
 from tools.microtest import chart, report
 from tools.microtest.catalogue import KERNELS
+from tools.microtest.ceiling import Ceiling
 from tools.microtest.chart import Axis, Chart, Point, Series
 from tools.microtest.chart_files import require_writable, save
 from tools.microtest.columns import amount
 from tools.microtest.examine import Examined, examine
 from tools.microtest.options import ALL
 from tools.microtest.session import TestFailure, ceiling_of, chosen, opened
+from tools.microtest.timing import launch_seconds
 from tools.progress import Progress
 
 
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         drawn = _chart(device, rates, found)
         save(drawn, arguments.plot)
         if arguments.json:
-            print(json.dumps(report.data(device, rates, found), allow_nan=False))
+            print(json.dumps(report.data(device, Ceiling(rates, launch_seconds(device)), found), allow_nan=False))
         else:
             _tell(drawn, found)
     problems = [problem for one in found for problem in one.problems]

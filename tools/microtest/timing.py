@@ -189,6 +189,13 @@ class Launches:
             self.close()
 
 
+def launch_seconds(device: Device) -> float:
+    """What a launch in a graph takes by itself: that of a kernel with one block and a single token to look at."""
+    from engine.ops import FEED_TOKENS
+
+    return time_kernel(device, FEED_TOKENS, Workload("one token", {"T": 1, "C": 1})).seconds
+
+
 def time_kernel(device: Device, op: Op, workload: Workload) -> Timing:
     """Time `op` on a workload; a second or less on a GPU."""
     with Copies(device, op, workload) as copies, Launches(copies, op) as launches:
