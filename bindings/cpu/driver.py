@@ -2,8 +2,8 @@
 
 Names, arguments, `(status, *values)` answers, enums and handle types are those of cuda.bindings. What happens is CUDA's
 too, at its strictest: what CUDA leaves undefined or finds out late is refused at once. Not in CUDA are `set_schedule`,
-`set_streams`, `set_fences`, `set_checks`, `last_report`, `last_refusal`, `reset_sticky`, `find_allocation` and
-`live_allocations`.
+`set_streams`, `set_fences`, `set_checks`, `watch_writes`, `watched_writes`, `last_report`, `last_refusal`,
+`reset_sticky`, `find_allocation` and `live_allocations`.
 
 This file has what belongs to no room: initialisation, the primary context, error texts, and the list of all others.
 """
@@ -92,6 +92,7 @@ from bindings.cpu.transfers import (
     cuMemsetD8Async,
     cuMemsetD32Async,
 )
+from bindings.cpu.watch import watch_writes, watched_writes
 from bindings.errors import CutawayError
 
 __all__ = [
@@ -156,6 +157,8 @@ __all__ = [
     "set_fences",
     "set_schedule",
     "set_streams",
+    "watch_writes",
+    "watched_writes",
 ]
 
 DRIVER_VERSION = 13000  # 1000 * major + 10 * minor: the CUDA whose manual this follows

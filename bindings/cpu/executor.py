@@ -180,7 +180,7 @@ def _runtime() -> ctypes.CDLL:
 
 
 @lru_cache(maxsize=1)
-def _access_checks() -> ctypes.CDLL:
+def access_checks() -> ctypes.CDLL:
     """The library that checked kernels call before each access; compiled and loaded when checks are first asked for."""
     _runtime()  # whose functions it calls
     headers = [*ACCESS_CHECKS.glob("*.h"), *RUNTIME.glob("*.h"), SIMT_HEADERS / "simt_runtime.h"]
@@ -189,6 +189,8 @@ def _access_checks() -> ctypes.CDLL:
     library.simt_check_memory.argtypes = [ctypes.c_bool]
     library.simt_add_allocation.argtypes = [ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p]
     library.simt_remove_allocation.argtypes = [ctypes.c_uint64]
+    library.simt_watch.argtypes = [ctypes.c_uint64, ctypes.c_size_t]
+    library.simt_take_writes.argtypes = [ctypes.c_void_p]
     return library
 
 
@@ -206,7 +208,7 @@ def set_schedule(name: str, seed: int = 0) -> None:
 
 def check_memory(on: bool) -> None:
     """Whether launches of checked kernels are checked. Switched on, no allocation is known yet."""
-    _access_checks().simt_check_memory(on)
+    access_checks().simt_check_memory(on)
 
 
 def add_allocation(address: int, nbytes: int, written: int) -> None:
@@ -215,12 +217,12 @@ def add_allocation(address: int, nbytes: int, written: int) -> None:
     `written` is the address of a map of as many bytes, not 0 where the memory was written; if 0, all of it counts as
     written.
     """
-    _access_checks().simt_add_allocation(address, nbytes, written)
+    access_checks().simt_add_allocation(address, nbytes, written)
 
 
 def remove_allocation(address: int) -> None:
     """The allocation that began at `address` is no more."""
-    _access_checks().simt_remove_allocation(address)
+    access_checks().simt_remove_allocation(address)
 
 
 class Module:
@@ -334,13 +336,14 @@ def _to_report(kernel: KernelInfo, result: _CReport) -> Report:
         block=tuple(result.block),
         thread=tuple(result.thread) if result.has_thread else None,
         address=result.address or None,
-        location=location or _line_at(kernel, result.program_counter),
+        location=location or line_at(kernel, result.program_counter),
         text=result.text.decode(errors="replace"),
     )
     return _with_access(report, kernel, result.access)
 
 
-def _line_at(kernel: KernelInfo, program_counter: int) -> str | None:
+def line_at(kernel: KernelInfo, program_counter: int) -> str | None:
+    """`file:line` of an instruction of the kernel's module; None where it is not known."""
     if not program_counter:
         return None
     return source_line(kernel.module.image, program_counter - kernel.loaded.module_base)
@@ -364,7 +367,7 @@ def _with_access(report: Report, kernel: KernelInfo, access: _CAccess) -> Report
     buffer, offset = shared
     other, text = None, f"{report.text} at offset {offset} of {buffer}"
     if access.other:
-        location = _line_at(kernel, access.other_program_counter)
+        location = line_at(kernel, access.other_program_counter)
         other = OtherAccess(access.other.decode(), tuple(access.other_thread), location)
         text = f"{text}, {other}"
     return replace(report, text=text, buffer=buffer, offset=offset, other=other)

@@ -20,7 +20,7 @@ from cuda.bindings.driver import (
 )
 
 from bindings.cache_directory import CacheError
-from bindings.cpu import attributes, checks, executor
+from bindings.cpu import attributes, checks, executor, watch
 from bindings.cpu.context import (
     INVALID_HANDLE,
     INVALID_VALUE,
@@ -96,6 +96,7 @@ class KernelLaunch(Operation):
     def run(self) -> None:
         kernel = self.function.kernel
         report = executor.launch(kernel, self.grid, self.block, self.shared_bytes, self.parameters)
+        watch.after_launch(kernel)
         if not kernel.loaded.checked:
             checks.assume_all_written()
         if report is not None:

@@ -19,7 +19,10 @@ const char* name_of(AccessKind kind) {
 
 }  // namespace
 
+Watch watch;
+
 void Checker::begin_launch(const LaunchShape& shape) {
+  is_watching_ = watch.is_on();
   module_base_ = shape.module_base;
   module_end_ = shape.module_end;
   arrays_ = shape.arrays;
@@ -33,6 +36,7 @@ void Checker::access(const Fiber& fiber, const void* address, size_t bytes, Acce
                      const void* program_counter) {
   const Visit visit = {fiber, number(address), bytes, kind, number(program_counter) - 1};
   if (is_private(visit) || !bytes) return;
+  if (is_watching_) return note_write(visit);
   if (SharedShadow* shadow = shared_with(visit)) return check_shared(visit, *shadow);
   if (check_device(visit) || is_of_program(visit)) return;
   fail("illegal address", visit, visit.address);
@@ -45,8 +49,14 @@ void Checker::access_shared(const Fiber& fiber, const void* address, size_t byte
   fail("illegal address", visit, visit.address, ", which must be shared memory");
 }
 
+void Checker::note_write(const Visit& visit) const {
+  if (!writes(visit.kind) || !watch.covers(visit.address, visit.bytes)) return;
+  watch.note({worker_.index, visit.fiber.index, visit.program_counter});
+}
+
 void Checker::begin_copy(const Fiber& fiber, const void* target, const void* source, size_t bytes,
                          const void* program_counter) {
+  if (is_watching_) return;  // its target is shared memory
   const void* crooked = number(target) % bytes ? target : source;
   if (number(crooked) % bytes) {
     misaligned(fiber, crooked, "cp.async of 16 bytes needs both addresses to be multiples of 16",
@@ -58,6 +68,7 @@ void Checker::begin_copy(const Fiber& fiber, const void* target, const void* sou
 
 void Checker::load_matrix_row(const Fiber& fiber, const void* row, size_t bytes,
                               const void* program_counter) {
+  if (is_watching_) return;
   if (number(row) % bytes) {
     misaligned(fiber, row, "ldmatrix needs a row's address to be a multiple of 16", program_counter);
   }
@@ -65,6 +76,7 @@ void Checker::load_matrix_row(const Fiber& fiber, const void* row, size_t bytes,
 }
 
 void Checker::finish_copy(const Fiber& fiber, const void* target, size_t bytes) {
+  if (is_watching_) return;
   SharedShadow& shadow = dynamic_.contains(number(target), bytes) ? dynamic_ : static_;
   shadow.finish_copy(number(target), bytes, ordering_.now(number_of(fiber)));
 }

@@ -6,6 +6,7 @@
 
 #include "device_memory.h"
 #include "shared_shadow.h"
+#include "watch.h"
 #include "worker.h"
 
 class Checker final : public Checks {
@@ -27,6 +28,7 @@ class Checker final : public Checks {
               const void* program_counter);
   [[noreturn]] void misaligned(const Fiber& fiber, const void* address, const char* what,
                                const void* program_counter);
+  bool is_watching() const { return is_watching_; }
 
  private:
   // One access on its way through the checks.
@@ -45,6 +47,7 @@ class Checker final : public Checks {
   bool is_of_program(const Visit& visit) const;
   bool is_array(const Visit& visit) const;
   SharedShadow* shared_with(const Visit& visit);
+  void note_write(const Visit& visit) const;
   void check_shared(const Visit& visit, SharedShadow& shadow);
   bool check_device(const Visit& visit);
   unsigned number_of(const Fiber& fiber) const;
@@ -53,6 +56,7 @@ class Checker final : public Checks {
                          const Access* other = nullptr, const char* missing = "");
 
   Worker& worker_;
+  bool is_watching_ = false;  // then it only notes who writes what is watched
   uint64_t module_base_ = 0, module_end_ = 0;
   Ordering ordering_;
   SharedShadow dynamic_, static_;

@@ -47,7 +47,7 @@ void check_alignment(const TypeMismatch& mismatch, const void* address, const vo
   const Fiber* fiber = this_fiber();
   Checker* checker = fiber ? checker_of(*fiber) : nullptr;
   const unsigned alignment = 1u << mismatch.log_alignment;
-  if (!checker || reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
+  if (!checker || checker->is_watching() || reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
   char text[128];
   write_text(text, sizeof(text), "access of type %s to an address that is not a multiple of %u",
              mismatch.type->name, alignment);

@@ -26,5 +26,10 @@ void simt_remove_allocation(uintptr_t start) {
   if (checked_memory) checked_memory->remove(start);
 }
 
+// From the next launch on; 0 bytes end it.
+void simt_watch(uintptr_t start, size_t bytes) { watch.begin(start, bytes); }
+
+void simt_take_writes(Writes* writes) { *writes = watch.take(); }
+
 }  // extern "C"
 #pragma GCC visibility pop
