@@ -2,8 +2,8 @@
 
 Names, arguments, `(status, *values)` answers, enums and handle types are those of cuda.bindings. What happens is CUDA's
 too, at its strictest: what CUDA leaves undefined or finds out late is refused at once. Not in CUDA are `set_schedule`,
-`set_streams`, `set_fences`, `set_checks`, `watch_writes`, `watched_writes`, `last_report`, `last_refusal`,
-`reset_sticky`, `find_allocation` and `live_allocations`.
+`set_streams`, `set_fences`, `set_checks`, `watch_writes`, `watched_writes`, `inspect_thread`, `end_inspection`,
+`last_report`, `last_refusal`, `reset_sticky`, `find_allocation` and `live_allocations`.
 
 This file has what belongs to no room: initialisation, the primary context, error texts, and the list of all others.
 """
@@ -58,6 +58,7 @@ from bindings.cpu.graphs import (
     cuStreamEndCapture,
 )
 from bindings.cpu.host import memory_limit
+from bindings.cpu.inspection import end_inspection, inspect_thread
 from bindings.cpu.memory import find_allocation, live_allocations
 from bindings.cpu.modules import (
     cuFuncGetAttribute,
@@ -148,7 +149,9 @@ __all__ = [
     "cuStreamQuery",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "end_inspection",
     "find_allocation",
+    "inspect_thread",
     "last_refusal",
     "last_report",
     "live_allocations",

@@ -161,7 +161,7 @@ def thread_count() -> int:
 
 
 @lru_cache(maxsize=1)
-def _runtime() -> ctypes.CDLL:
+def runtime() -> ctypes.CDLL:
     """The runtime library. Modules find its functions by name, hence RTLD_GLOBAL."""
     threads = thread_count()
     sources = sorted(RUNTIME.glob("*.cpp"))
@@ -182,7 +182,7 @@ def _runtime() -> ctypes.CDLL:
 @lru_cache(maxsize=1)
 def access_checks() -> ctypes.CDLL:
     """The library that checked kernels call before each access; compiled and loaded when checks are first asked for."""
-    _runtime()  # whose functions it calls
+    runtime()  # whose functions it calls
     headers = [*ACCESS_CHECKS.glob("*.h"), *RUNTIME.glob("*.h"), SIMT_HEADERS / "simt_runtime.h"]
     path = host_compiler.build_library("checks", sorted(ACCESS_CHECKS.glob("*.cpp")), headers, RUNTIME_FLAGS)
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
@@ -203,7 +203,7 @@ def set_schedule(name: str, seed: int = 0) -> None:
         raise CutawayError(f"schedule {name!r} is not one of {', '.join(ORDERS)}")
     if not 0 <= seed < 2**64:
         raise CutawayError(f"the schedule's seed {seed} is not from 0 to 2^64 - 1")
-    _runtime().simt_set_schedule(ORDERS.index(name), seed)
+    runtime().simt_set_schedule(ORDERS.index(name), seed)
 
 
 def check_memory(on: bool) -> None:
@@ -251,7 +251,7 @@ class Module:
 
 
 def _open_image(image: bytes) -> ctypes.CDLL | None:
-    _runtime()  # whose functions the image calls
+    runtime()  # whose functions the image calls
     try:
         with tempfile.NamedTemporaryFile(prefix="cutaway-", suffix=".so") as file:  # once mapped, its name can go
             file.write(image)
@@ -297,7 +297,7 @@ def _describe(kernel: _CKernel, module: Module) -> KernelInfo:
     loaded = _CLoadedKernel(
         entry=kernel.entry, checked=checked, num_arrays=len(arrays), arrays=ctypes.addressof(arrays)
     )
-    _runtime().simt_find_module(ctypes.addressof(loaded))
+    runtime().simt_find_module(ctypes.addressof(loaded))
     params = [(parameter.offset, parameter.size) for parameter in kernel.parameters[: kernel.num_parameters]]
     # A checked module has gaps between its arrays, which are not the kernel's.
     static_bytes = sum(array.size for array in arrays) if checked else loaded.tls_bytes
@@ -322,7 +322,7 @@ def launch(
     threads. The limits of the launch (threads of a block, shared memory) are the driver's to check.
     """
     result = _CReport()
-    failed = _runtime().simt_launch(
+    failed = runtime().simt_launch(
         ctypes.addressof(kernel.loaded), *grid, *block, shared_bytes, params_address, ctypes.addressof(result)
     )
     return _to_report(kernel, result) if failed else None

@@ -6,8 +6,11 @@ text that NVRTC sees, line by line.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bindings.cpu.instrument import instrumented
 
 SIMT_HEADERS = Path(__file__).resolve().parent / "simt"
 DEFAULT_MAX_THREADS = "1024"
@@ -17,6 +20,8 @@ _DYNAMIC_SHARED = re.compile(
     r"\bextern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?(?P<type>[\w:\s]+?)\s*\b(?P<name>\w+)\s*\[\s*\]\s*;"
 )
 _INCLUDED_CU = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"(?P<name>[^"\n]+\.cu)"[^\n]*$', re.MULTILINE)
+_INCLUDED = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"(?P<name>[^"\n]+\.cuh?)"[^\n]*$', re.MULTILINE)
+_PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
 _LINE_DIRECTIVE = re.compile(r"^#line (\d+) (.*)$", re.MULTILINE)
 _KERNEL = re.compile(r'\bextern\s+"C"\s+__global__\b')
 _NAME_BEFORE_ARGUMENTS = re.compile(r"(\w+)\s*\(")
@@ -101,11 +106,36 @@ def _with_included_kernels(source: str, name: str) -> str:
         path = (Path(name).parent / match["name"]).resolve()
         if not path.is_file():
             return match.group()  # the compiler says so, or finds it elsewhere
-        next_line = source.count("\n", 0, match.end()) + 2
         text = _with_included_kernels(path.read_text(encoding="utf-8"), str(path))
-        return f"{text}\n{_line_directive(next_line, name)}"
+        return f"{text}\n{_line_directive(_line_behind(match), name)}"
 
     return f"{_line_directive(1, name)}\n{_INCLUDED_CU.sub(expand, source)}"
+
+
+def _line_behind(match: re.Match[str]) -> int:
+    return match.string.count("\n", 0, match.end()) + 2
+
+
+def with_all_included(source: str, name: str, folders: Sequence[Path]) -> str:
+    """As `_with_included_kernels`, and the text of each `.cuh` too, once: found beside the file or in `folders`."""
+    seen: set[Path] = set()
+
+    def expand_in(text: str, name: str) -> str:
+        def expand(match: re.Match[str]) -> str:
+            candidates = (folder / match["name"] for folder in (Path(name).parent, *folders))
+            path = next((path.resolve() for path in candidates if path.is_file()), None)
+            if path is None:
+                return match.group()
+            if path in seen:
+                return ""
+            seen.add(path)
+            included = expand_in(path.read_text(encoding="utf-8"), str(path))
+            return f"{included}\n{_line_directive(_line_behind(match), name)}"
+
+        once = _PRAGMA_ONCE.sub("", text)  # it is: of a text that is no file of its own, compilers only warn
+        return f"{_line_directive(1, name)}\n{_INCLUDED.sub(expand, once)}"
+
+    return expand_in(source, name)
 
 
 def _directive_for(text: str, position: int) -> str:
@@ -117,7 +147,19 @@ def _directive_for(text: str, position: int) -> str:
 
 def to_host_source(source: str, name: str) -> str:
     """`source` as a C++ file that a host compiler takes after `simt.h`; messages name lines of the file `name`."""
-    text = _with_included_kernels(source, name)
+    return _exported(_with_included_kernels(source, name))
+
+
+def to_inspected_source(source: str, name: str, folders: Sequence[Path]) -> str:
+    """As `to_host_source`, in the form that tells what one thread does. `folders` are searched for headers.
+
+    Raises ValueError where brackets do not match.
+    """
+    return _exported(instrumented(with_all_included(source, name, folders)))
+
+
+def _exported(text: str) -> str:
+    """`text`, which begins with a #line directive, and behind it the table of its kernels."""
     kernels = find_kernels(text)
     exports = []
     for kernel in kernels:

@@ -15,8 +15,8 @@ from cuda.bindings.nvrtc import nvrtcResult
 
 from bindings.aside import aside
 from bindings.cache_directory import cache_directory
-from bindings.cpu import checks, host_compiler
-from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source
+from bindings.cpu import checks, host_compiler, inspection
+from bindings.cpu.kernel_source import SIMT_HEADERS, to_host_source, to_inspected_source
 from bindings.cpu.shared_arrays import GAP, with_gaps
 from bindings.cuda_headers import host_cuda_headers
 from bindings.errors import CompileError, CutawayError
@@ -30,9 +30,15 @@ KERNEL_FLAGS = (
     "-fno-strict-aliasing",  # kernels reinterpret pointers freely, and nvcc lets them
     "-g1",  # line numbers, for reports; nothing else
 )
-# A call of the runtime before each access (runtime/sanitizer_calls.cpp). Little optimisation: what is checked should be
-# the accesses that the source makes, each on its line; -fno-tree-sra keeps the copy of a struct one access.
-CHECKED_FLAGS = ("-O1", "-fsanitize=thread,alignment", "-DSIMT_CHECKED")
+# What a kernel is compiled with beside these, in each mode.
+MODE_FLAGS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    # A call of the runtime before each access (access_checks/sanitizer_calls.cpp). Little optimisation: what is checked
+    # should be the accesses that the source makes, each on its line; -fno-tree-sra keeps the copy of a struct one access.
+    "checked": ("-O1", "-fsanitize=thread,alignment", "-DSIMT_CHECKED"),
+    # What instrument.py adds is much code, and called by one thread.
+    "inspected": ("-O0", "-DSIMT_INSPECTED"),
+}
 CHECKED_GNU_FLAGS = ("-fno-tree-sra",)
 GNU_FLAGS = ("-fno-gnu-unique",)  # g++ would tie modules together by their inline functions' static variables
 
@@ -57,24 +63,32 @@ def simt_headers() -> list[Path]:
     return [*own, host_cuda_headers() / "cuda_bf16.h", host_cuda_headers() / "cuda_fp16.h"]
 
 
-@lru_cache(maxsize=2)
-def _flags(checked: bool) -> tuple[str, ...]:
-    flags: tuple[str, ...] = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}")
-    is_gnu = host_compiler.find_compiler().is_gnu
-    if checked:
-        flags += CHECKED_FLAGS + (CHECKED_GNU_FLAGS if is_gnu else ())
-    return flags + (GNU_FLAGS if is_gnu else ())
+def _mode() -> str:
+    """How kernels are compiled now."""
+    return "inspected" if inspection.inspecting() else "checked" if checks.checking() else "plain"
 
 
-@lru_cache(maxsize=2)
-def _toolchain(checked: bool) -> str:
-    flags = KERNEL_FLAGS + ((*CHECKED_FLAGS, *CHECKED_GNU_FLAGS, f"gap {GAP}") if checked else ())
+@lru_cache(maxsize=3)
+def _flags(mode: str) -> tuple[str, ...]:
+    flags: tuple[str, ...] = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}", *MODE_FLAGS[mode])
+    if not host_compiler.find_compiler().is_gnu:
+        return flags
+    return flags + (CHECKED_GNU_FLAGS if mode == "checked" else ()) + GNU_FLAGS
+
+
+@lru_cache(maxsize=3)
+def _toolchain(mode: str) -> str:
+    extra = {
+        "checked": (*CHECKED_GNU_FLAGS, f"gap {GAP}"),
+        "inspected": (host_compiler.digest_files(inspection.INSTRUMENTERS),),
+    }
+    flags = KERNEL_FLAGS + MODE_FLAGS[mode] + extra.get(mode, ())
     return "\n".join((host_compiler.find_compiler().identity, *flags, host_compiler.digest_files(simt_headers())))
 
 
 def toolchain() -> str:
     """All that a kernel compiled now depends on beside source and options: compiler, flags, processor, headers."""
-    return _toolchain(checks.checking())
+    return _toolchain(_mode())
 
 
 def _usable(prog: Any) -> bool:
@@ -94,15 +108,26 @@ def _translate(options: Sequence[bytes]) -> list[str] | str:
     return translated
 
 
+def _host_source(program: Program, options: list[str]) -> str:
+    if _mode() != "inspected":
+        return to_host_source(program.source, program.name)
+    folders = [Path(option.removeprefix("-I")) for option in options if option.startswith("-I")]
+    try:
+        return to_inspected_source(program.source, program.name, folders)
+    except ValueError as error:
+        raise CompileError(f"{program.name} can't be read: {error}") from error
+
+
 def _compile(program: Program, options: list[str]) -> None:
-    flags, compiler, name = _flags(checks.checking()), host_compiler.find_compiler(), Path(program.name).name
+    mode, compiler, name = _mode(), host_compiler.find_compiler(), Path(program.name).name
+    flags = _flags(mode)
     prefix = host_compiler.precompiled_header(SIMT_HEADERS / "simt.h", simt_headers(), flags)
     with aside(cache_directory("cpu")) as folder:
         source, image = folder / "kernel.cpp", folder / "kernel.so"
-        source.write_text(to_host_source(program.source, program.name))
+        source.write_text(_host_source(program, options))
         beside = f"-iquote{Path(program.name).resolve().parent}"  # where #include "..." looks first
         arguments: list[str | Path] = [*flags, *prefix, beside, *options, source]
-        if checks.checking():
+        if mode == "checked":
             assembly = folder / "kernel.s"
             program.log = compiler.run([*arguments, "-S", "-o", assembly], name, folder)
             text = assembly.read_text()

@@ -30,3 +30,4 @@
 #include "simt_half.h"
 #include "simt_export.h"
 #include "simt_checked.h"
+#include "simt_inspect.h"

@@ -1,0 +1,122 @@
+"""`python -m tools.microtest OP --inspect block=3,thread=17`: what one thread computed, line by line.
+
+The operation runs on one of its cases on the CPU device, its kernel compiled so that the chosen thread tells each value
+that it assigns (bindings/cpu/inspection.py). What comes of it is a tree (inspection_tree.py) to print or to write as
+JSON (inspection_view.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bindings import backend
+from bindings.device import Device
+from bindings.errors import CudaError
+from engine.spec import Launch, Op
+from tools.cli import UsageError
+from tools.microtest.harness import Case, placed
+from tools.microtest.inspection_tree import Call, tree
+from tools.microtest.inspection_values import Memory
+
+Dim3 = tuple[int, int, int]
+
+_PLACE = re.compile(r"block=(\d+(?::\d+){0,2}),thread=(\d+(?::\d+){0,2})")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a thread did.
+
+    Attributes: `calls` is the kernel's call, with all that it called inside; `was_cut` whether the thread said more
+    than the recorder keeps; `failure` why the launch failed, None if it did not: then the tree ends where it did.
+    """
+
+    op: Op
+    case: str
+    grid: Dim3
+    block_size: Dim3
+    block: Dim3
+    thread: Dim3
+    calls: list[Call]
+    was_cut: bool
+    failure: str | None
+
+
+def parse_place(text: str) -> tuple[Dim3, Dim3]:
+    """(block, thread) of `block=3,thread=17`; `block=1:2:0` gives x, y and z. Raises UsageError on anything else."""
+    match = _PLACE.fullmatch(text.replace(" ", ""))
+    if match is None:
+        raise UsageError(f"--inspect {text}: expected block=X,thread=X such as block=3,thread=17 or block=1:2:0,thread=5")
+    return _three(match[1]), _three(match[2])
+
+
+def _three(text: str) -> Dim3:
+    x, y, z = (*map(int, text.split(":")), 0, 0)[:3]
+    return x, y, z
+
+
+def spelled(place: Dim3) -> str:
+    """(3, 0, 0) as `3`, (1, 2, 0) as `1:2`: as --inspect takes it."""
+    last = 3 if place[2] else 2 if place[1] else 1
+    return ":".join(map(str, place[:last]))
+
+
+def inspect(op: Op, case: Case, block: Dim3, thread: Dim3) -> Inspection:
+    """Run `op` on `case` and record what this thread of this block does.
+
+    Raises UsageError if this process drives a GPU or the launch has no such thread, CompileError if the kernel does not
+    compile.
+    """
+    if backend.select().kind != "cpu":
+        raise UsageError("--inspect shows what a thread of the CPU device does: add --device cpu")
+    from bindings.cpu import checks, driver
+
+    were_on = checks.checking()
+    driver.set_checks("off")  # what is inspected reads more than the kernel does
+    problem = case.problem()
+    driver.inspect_thread(block, thread)
+    device = Device.open("cpu")  # one of its own: another may have this kernel without what tells
+    try:
+        with placed(op, problem, device, guarded=True) as tensors:
+            symbols = op.bind({**tensors, **problem.scalars})
+            launch = op.geometry(symbols, device.max_dynamic_smem)
+            grid, block_size = _shape(launch)
+            _check_place(op, case, (grid, block_size), block, thread)
+            failure = _run(op, device, {**tensors, **problem.scalars})
+            recording = driver.end_inspection()
+            calls = tree(recording.events, Memory(tensors, launch.smem))
+    finally:
+        driver.end_inspection()
+        device.close()
+        driver.set_checks("memory" if were_on else "off")
+    return Inspection(op, case.name, grid, block_size, block, thread, calls, recording.was_cut, failure)
+
+
+def _shape(launch: Launch) -> tuple[Dim3, Dim3]:
+    x, y, z = (*launch.grid, 1, 1)[:3]
+    return (x, y, z), (launch.block, 1, 1)
+
+
+def _check_place(op: Op, case: Case, shape: tuple[Dim3, Dim3], block: Dim3, thread: Dim3) -> None:
+    for what, place, size in (("block", block, shape[0]), ("thread", thread, shape[1])):
+        if any(i >= n for i, n in zip(place, size, strict=True)):
+            grid, threads = (" x ".join(map(str, size)) for size in shape)
+            raise UsageError(
+                f"--inspect: there is no {what} {spelled(place)}: {op.name} on the case {case.name} is launched with "
+                f"a grid of {grid} blocks of {threads} threads"
+            )
+
+
+def _run(op: Op, device: Device, given: dict[str, Any]) -> str | None:
+    """Launch; why it failed, None if it did not."""
+    from bindings.cpu import driver
+
+    try:
+        op(device.stream, **given)
+        device.synchronize()
+    except CudaError as error:
+        driver.reset_sticky()
+        return str(error)
+    return None
