@@ -49,6 +49,10 @@ class HostCompiler:
     def is_gnu(self) -> bool:
         return "Free Software Foundation" in self.version
 
+    def accepts(self, flag: str) -> bool:
+        """Whether it knows this option."""
+        return _accepts(self.command, flag)
+
     def run(self, arguments: Sequence[str | Path], what: str, scratch: Path) -> str:
         """Run the compiler, with `scratch` for its temporary files; the text it wrote.
 
@@ -131,11 +135,12 @@ def candidates() -> list[tuple[str, ...]]:
         raise CompileError(f"CXX is {text!r}: {error}; set it to a C++ compiler's command") from error
 
 
+def _accepts(command: Sequence[str], flag: str) -> bool:
+    return _ask(command, flag, "-x", "c++", "-E", os.devnull)[0] is not None
+
+
 def _native_flags(command: Sequence[str]) -> tuple[str, ...]:
-    for flag in NATIVE_FLAGS:
-        if _ask(command, flag, "-x", "c++", "-E", os.devnull)[0] is not None:
-            return (flag,)
-    return ()
+    return next(((flag,) for flag in NATIVE_FLAGS if _accepts(command, flag)), ())
 
 
 @lru_cache(maxsize=1)

@@ -39,7 +39,10 @@ MODE_FLAGS: dict[str, tuple[str, ...]] = {
     # What instrument.py adds is much code, and called by one thread.
     "inspected": ("-O0", "-DSIMT_INSPECTED"),
 }
-CHECKED_GNU_FLAGS = ("-fno-tree-sra",)
+GNU_MODE_FLAGS = {
+    "checked": ("-fno-tree-sra",),
+    "inspected": ("-ftrivial-auto-var-init=pattern",),  # bytes of 0xFE: what was not assigned can be told
+}
 GNU_FLAGS = ("-fno-gnu-unique",)  # g++ would tie modules together by their inline functions' static variables
 
 SUCCESS = nvrtcResult.NVRTC_SUCCESS
@@ -71,18 +74,20 @@ def _mode() -> str:
 @lru_cache(maxsize=3)
 def _flags(mode: str) -> tuple[str, ...]:
     flags: tuple[str, ...] = (*KERNEL_FLAGS, f"-I{SIMT_HEADERS}", f"-I{host_cuda_headers()}", *MODE_FLAGS[mode])
-    if not host_compiler.find_compiler().is_gnu:
+    compiler = host_compiler.find_compiler()
+    if not compiler.is_gnu:
         return flags
-    return flags + (CHECKED_GNU_FLAGS if mode == "checked" else ()) + GNU_FLAGS
+    extra = tuple(filter(compiler.accepts, GNU_MODE_FLAGS.get(mode, ())))  # g++ 11 knows nothing of initial patterns
+    return flags + extra + GNU_FLAGS
 
 
 @lru_cache(maxsize=3)
 def _toolchain(mode: str) -> str:
     extra = {
-        "checked": (*CHECKED_GNU_FLAGS, f"gap {GAP}"),
+        "checked": (f"gap {GAP}",),
         "inspected": (host_compiler.digest_files(inspection.INSTRUMENTERS),),
     }
-    flags = KERNEL_FLAGS + MODE_FLAGS[mode] + extra.get(mode, ())
+    flags = KERNEL_FLAGS + MODE_FLAGS[mode] + GNU_MODE_FLAGS.get(mode, ()) + extra.get(mode, ())
     return "\n".join((host_compiler.find_compiler().identity, *flags, host_compiler.digest_files(simt_headers())))
 
 

@@ -47,6 +47,14 @@ class Pointer:
 
 
 @dataclass(frozen=True)
+class Unset:
+    """A local variable, or a part of one, that nothing has been assigned to."""
+
+    def __str__(self) -> str:
+        return "unset"
+
+
+@dataclass(frozen=True)
 class Large:
     """A value that is too large to be told whole, such as all of a block's shared memory."""
 
@@ -54,6 +62,10 @@ class Large:
 
     def __str__(self) -> str:
         return f"({self.nbytes} bytes)"
+
+
+# What the compiler fills the thread's local variables with (bindings/cpu/nvrtc.py); as a float it is -1.7e38.
+UNSET_BYTE = b"\xfe"
 
 
 class Memory:
@@ -107,7 +119,7 @@ TYPE_NAMES = {"bf": "bf16", "f2": "half", "f4": "float", "f8": "double", "i4": "
 
 
 def decoded(spelled: Any, memory: Memory) -> Any:
-    """A value as bool, int, Number, Pointer, Large, a list of them, or a dictionary by field name."""
+    """A value: bool, int, Number, Pointer, Large, Unset, a list of such, or a dictionary of such by field name."""
     if isinstance(spelled, list):
         return [decoded(element, memory) for element in spelled]
     if isinstance(spelled, dict):
@@ -120,6 +132,8 @@ def decoded(spelled: Any, memory: Memory) -> Any:
         return data != b"\0"
     if type_ == "large":
         return Large(int.from_bytes(data, "little"))
+    if len(data) > 1 and data.strip(UNSET_BYTE) == b"":
+        return Unset()
     if type_ == "bf":
         return Number(float(bf16_to_float32(np.frombuffer(data, np.uint16))[0]), "bf")
     value = np.frombuffer(data, np.dtype(f"<{type_}"))[0].item()
@@ -127,11 +141,13 @@ def decoded(spelled: Any, memory: Memory) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` as JSON has it: numbers as they are, but NaN and the infinities as text; pointers as their names."""
+    """`value` as JSON has it: numbers as they are, NaN and the infinities as text, pointers as names, null if unset."""
     if isinstance(value, list):
         return [jsonable(element) for element in value]
     if isinstance(value, dict):
         return {name: jsonable(element) for name, element in value.items()}
     if isinstance(value, Number):
         return value.value if math.isfinite(value.value) else str(value.value)
+    if isinstance(value, Unset):
+        return None
     return str(value) if isinstance(value, (Pointer, Large)) else value

@@ -138,9 +138,19 @@ def _loop(loop: Loop, style: Style, indent: str) -> Iterator[str]:
             yield style.faint(f"{GUTTER}{indent}... {folded} turns more (--all shows them)")
         if folded and 2 <= number < 2 + folded:
             continue
-        variables = "".join(f": {style.name(v.name)} = {shown(v.value)}" for v in turn.values)
-        yield f"{GUTTER}{indent}{style.strong(f'turn {number + 1} of {count}')}{variables}"
-        yield from _body(turn.body, style, indent + "  ", loop.line)
+        variables = ", ".join(f"{style.name(v.name)} = {shown(v.value)}" for v in turn.values)
+        head = f"{GUTTER}{indent}{style.strong(f'turn {number + 1} of {count}')}{': ' if variables else ''}{variables}"
+        leaves = _leaves(loop, turn)
+        yield "; ".join((head, *(_leaf(part, style) for part in leaves)))
+        if not leaves:
+            yield from _body(turn.body, style, indent + "  ", loop.line)
+
+
+def _leaves(loop: Loop, turn: Turn) -> list[Any]:
+    """What a turn did if that is all on the loop's own line and has no depth: then the turn is one line too."""
+    parts = [part for line in turn.body for part in line.parts]
+    flat = all(line.line == loop.line for line in turn.body) and not any(isinstance(p, (Call, Loop)) for p in parts)
+    return parts if flat else []
 
 
 def _value(value: Value, style: Style) -> str:
