@@ -6,6 +6,7 @@ text that NVRTC sees, line by line.
 """
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,25 +118,26 @@ def _line_behind(match: re.Match[str]) -> int:
 
 
 def with_all_included(source: str, name: str, folders: Sequence[Path]) -> str:
-    """As `_with_included_kernels`, and the text of each `.cuh` too, once: found beside the file or in `folders`."""
-    seen: set[Path] = set()
+    """As `_with_included_kernels`, and the text of each `.cuh` too, found beside the file or in `folders`.
 
-    def expand_in(text: str, name: str) -> str:
+    What says `#pragma once` gets a guard that says the same of a text in the midst of another.
+    """
+
+    def expanded(text: str, name: str, within: tuple[Path, ...]) -> str:
         def expand(match: re.Match[str]) -> str:
             candidates = (folder / match["name"] for folder in (Path(name).parent, *folders))
             path = next((path.resolve() for path in candidates if path.is_file()), None)
-            if path is None:
+            if path is None or path in within:
                 return match.group()
-            if path in seen:
-                return ""
-            seen.add(path)
-            included = expand_in(path.read_text(encoding="utf-8"), str(path))
+            included = expanded(path.read_text(encoding="utf-8"), str(path), (*within, path))
             return f"{included}\n{_line_directive(_line_behind(match), name)}"
 
-        once = _PRAGMA_ONCE.sub("", text)  # it is: of a text that is no file of its own, compilers only warn
-        return f"{_line_directive(1, name)}\n{_INCLUDED.sub(expand, once)}"
+        once = _PRAGMA_ONCE.search(text)
+        inner = f"{_line_directive(1, name)}\n{_INCLUDED.sub(expand, _PRAGMA_ONCE.sub('', text))}"
+        guard = f"SIMT_INCLUDED_{zlib.crc32(name.encode()):08x}"
+        return f"#ifndef {guard}\n#define {guard}\n{inner}\n#endif" if once and within else inner
 
-    return expand_in(source, name)
+    return expanded(source, name, ())
 
 
 def _directive_for(text: str, position: int) -> str:

@@ -119,8 +119,8 @@ def _host_source(program: Program, options: list[str]) -> str:
     folders = [Path(option.removeprefix("-I")) for option in options if option.startswith("-I")]
     try:
         return to_inspected_source(program.source, program.name, folders)
-    except ValueError as error:
-        raise CompileError(f"{program.name} can't be read: {error}") from error
+    except ValueError:  # brackets that do not match: the compiler knows best what to say of them
+        return to_host_source(program.source, program.name)
 
 
 def _compile(program: Program, options: list[str]) -> None:

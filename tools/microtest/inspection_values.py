@@ -32,7 +32,7 @@ class Number:
 
 def _short(value: np.floating) -> str:
     if not np.isfinite(value) or value == 0:
-        return str(float(value))
+        return f"{value:g}"
     return np.format_float_scientific(value, trim="-")
 
 

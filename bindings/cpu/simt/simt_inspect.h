@@ -78,7 +78,7 @@ concept IsVector = requires(const T& value) {
 };
 
 // Larger ones, such as all of a block's shared memory, are told by their size alone.
-constexpr size_t kLargestShown = 4096;
+constexpr size_t kLargestShown = 1024;
 
 template <typename T>
 constexpr bool is_shown() {
@@ -157,8 +157,7 @@ void tell(char kind, const char* file, int line, const char* name, const T& valu
     simt_open('[');
     (describe(subscripts), ...);
     simt_close(']');
-    simt_pointer("", sizeof(T),
-                 const_cast<const void*>(static_cast<const volatile void*>(__builtin_addressof(value))));
+    simt_pointer("", sizeof(T), (const void*)__builtin_addressof(value));
     describe(value);
     simt_end_event();
   }
@@ -201,9 +200,9 @@ void shared(const char* file, int line, const char* name, T& variable) {
   if (!inspected()) return;
   event('m', file, line, name);
   if constexpr (IsPointer<T>) {
-    simt_pointer("", 0, variable);  // dynamic: the launch knows how large it is
+    simt_pointer("", 0, (const void*)variable);  // dynamic: the launch knows how large it is
   } else {
-    simt_pointer("", sizeof(T), __builtin_addressof(variable));
+    simt_pointer("", sizeof(T), (const void*)__builtin_addressof(variable));
   }
   simt_end_event();
 }
