@@ -11,12 +11,20 @@ from dataclasses import dataclass
 
 from bindings.cpu.cpp_tokens import Tokens
 
-_QUALIFIERS = frozenset(
-    "const constexpr static volatile extern inline thread_local mutable typename struct register"
-    " __shared__ __constant__ __device__ __host__ __restrict__ __forceinline__ __noinline__".split()
-)
-_BUILT_IN = frozenset("void bool char short int long float double signed unsigned auto".split())
-_ATTRIBUTES = frozenset(("alignas", "__align__", "__attribute__", "__launch_bounds__", "decltype"))
+_QUALIFIERS = {
+    "const",
+    "constexpr",
+    "static",
+    "volatile",
+    "extern",
+    "inline",
+    "thread_local",
+    "mutable",
+    "typename",
+    "struct",
+} | {"__shared__", "__constant__", "__device__", "__host__", "__restrict__", "__forceinline__", "__noinline__"}
+_BUILT_IN = {"void", "bool", "char", "short", "int", "long", "float", "double", "signed", "unsigned", "auto"}
+_ATTRIBUTES = {"alignas", "__align__", "__attribute__", "__launch_bounds__", "decltype"}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,25 @@ from __future__ import annotations
 from bindings.cpu.cpp_declarations import declaration, parameters, skip_attributes
 from bindings.cpu.cpp_tokens import Tokens
 
-_ASSIGNMENTS = frozenset(("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="))
-_CASTS = frozenset(("static_cast", "reinterpret_cast", "const_cast"))
-_PURE = frozenset(("sizeof", "min", "max"))  # may be called once more, to show a value
-_UNTOUCHED = frozenset("break continue goto using typedef static_assert asm struct enum union class throw delete".split())
-_LITERALS = frozenset(("true", "false", "nullptr"))
+_ASSIGNMENTS = {"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="}
+_CASTS = {"static_cast", "reinterpret_cast", "const_cast"}
+_PURE = {"sizeof", "min", "max"}  # may be called once more, to show a value
+_UNTOUCHED = {
+    "break",
+    "continue",
+    "goto",
+    "using",
+    "typedef",
+    "static_assert",
+    "asm",
+    "struct",
+    "enum",
+    "union",
+    "class",
+    "throw",
+    "delete",
+}
+_LITERALS = {"true", "false", "nullptr"}
 
 
 def instrumented(source: str) -> str:
@@ -59,7 +73,7 @@ class _Instrumenter:
         return f"simt::{function}({', '.join(('__FILE__', str(line), *arguments))});"
 
     def shown(self, line: int, first: int, end: int, function: str = "value") -> str:
-        """The call that shows the lvalue first .. end - 1, and what its subscripts are; "" if it can't be read again."""
+        """The call that shows the lvalue first .. end - 1 and its subscripts; "" if it can't be evaluated again."""
         if not self.is_pure(first, end):
             return ""
         name, subscripts, last = [], [], first
@@ -291,7 +305,7 @@ class _Instrumenter:
         self.behind(end, "".join(shown))
 
     def changed(self, first: int, end: int, line: int) -> list[str]:
-        """The calls that show what an expression changes: left of each assignment, ++ and --, or an output of a call."""
+        """Calls that show what an expression changes: left of each assignment, beside ++ and --, or output of a call."""
         tokens = self.tokens
         signs = [i for i in tokens.outer(first, end) if tokens[i].text in _ASSIGNMENTS]
         if signs:

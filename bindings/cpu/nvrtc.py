@@ -34,13 +34,13 @@ KERNEL_FLAGS = (
 MODE_FLAGS: dict[str, tuple[str, ...]] = {
     "plain": (),
     # A call of the runtime before each access (access_checks/sanitizer_calls.cpp). Little optimisation: what is checked
-    # should be the accesses that the source makes, each on its line; -fno-tree-sra keeps the copy of a struct one access.
+    # should be the accesses that the source makes, each on its line.
     "checked": ("-O1", "-fsanitize=thread,alignment", "-DSIMT_CHECKED"),
     # What instrument.py adds is much code, and called by one thread.
     "inspected": ("-O0", "-DSIMT_INSPECTED"),
 }
 GNU_MODE_FLAGS = {
-    "checked": ("-fno-tree-sra",),
+    "checked": ("-fno-tree-sra",),  # the copy of a struct stays one access
     "inspected": ("-ftrivial-auto-var-init=pattern",),  # bytes of 0xFE: what was not assigned can be told
 }
 GNU_FLAGS = ("-fno-gnu-unique",)  # g++ would tie modules together by their inline functions' static variables

@@ -8,17 +8,22 @@ JSON (inspection_view.py).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bindings import backend
+from bindings.cpu.driver import end_inspection, inspect_thread
 from bindings.device import Device
-from bindings.errors import CudaError
-from engine.spec import Launch, Op
+from bindings.errors import CompileError, CudaError, CutawayError
+from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
+from engine.spec import Launch, Op, Symbols
 from tools.cli import UsageError
 from tools.microtest.harness import Case, placed
 from tools.microtest.inspection_tree import Call, tree
 from tools.microtest.inspection_values import Memory
+from tools.microtest.ownership import revive
 
 Dim3 = tuple[int, int, int]
 
@@ -48,7 +53,9 @@ def parse_place(text: str) -> tuple[Dim3, Dim3]:
     """(block, thread) of `block=3,thread=17`; `block=1:2:0` gives x, y and z. Raises UsageError on anything else."""
     match = _PLACE.fullmatch(text.replace(" ", ""))
     if match is None:
-        raise UsageError(f"--inspect {text}: expected block=X,thread=X such as block=3,thread=17 or block=1:2:0,thread=5")
+        raise UsageError(
+            f"--inspect {text}: expected block=X,thread=X such as block=3,thread=17 or block=1:2:0,thread=5"
+        )
     return _three(match[1]), _three(match[2])
 
 
@@ -67,31 +74,51 @@ def inspect(op: Op, case: Case, block: Dim3, thread: Dim3) -> Inspection:
     """Run `op` on `case` and record what this thread of this block does.
 
     Raises UsageError if this process drives a GPU or the launch has no such thread, CompileError if the kernel does not
-    compile.
+    compile, CutawayError if it compiles only without what tells.
     """
     if backend.select().kind != "cpu":
         raise UsageError("--inspect shows what a thread of the CPU device does: add --device cpu")
+    problem = case.problem()
+    with _inspecting_device(block, thread) as device, placed(op, problem, device, guarded=True) as tensors:
+        symbols = op.bind({**tensors, **problem.scalars})
+        launch = op.geometry(symbols, device.max_dynamic_smem)
+        grid, block_size = _shape(launch)
+        _check_place(op, case, (grid, block_size), block, thread)
+        _compile(op, device, symbols)
+        failure = _run(op, device, {**tensors, **problem.scalars})
+        recording = end_inspection()
+        calls = tree(recording.events, Memory(tensors, launch.smem))
+    return Inspection(op, case.name, grid, block_size, block, thread, calls, recording.was_cut, failure)
+
+
+@contextmanager
+def _inspecting_device(block: Dim3, thread: Dim3) -> Iterator[Device]:
+    """A CPU device whose kernels tell: one of its own, since another may have some that do not."""
     from bindings.cpu import checks, driver
 
     were_on = checks.checking()
-    driver.set_checks("off")  # what is inspected reads more than the kernel does
-    problem = case.problem()
-    driver.inspect_thread(block, thread)
-    device = Device.open("cpu")  # one of its own: another may have this kernel without what tells
+    driver.set_checks("off")  # what tells reads more than the kernel does
+    inspect_thread(block, thread)
+    device = Device.open("cpu")
     try:
-        with placed(op, problem, device, guarded=True) as tensors:
-            symbols = op.bind({**tensors, **problem.scalars})
-            launch = op.geometry(symbols, device.max_dynamic_smem)
-            grid, block_size = _shape(launch)
-            _check_place(op, case, (grid, block_size), block, thread)
-            failure = _run(op, device, {**tensors, **problem.scalars})
-            recording = driver.end_inspection()
-            calls = tree(recording.events, Memory(tensors, launch.smem))
+        yield device
     finally:
-        driver.end_inspection()
+        end_inspection()
         device.close()
         driver.set_checks("memory" if were_on else "off")
-    return Inspection(op, case.name, grid, block_size, block, thread, calls, recording.was_cut, failure)
+
+
+def _compile(op: Op, device: Device, symbols: Symbols) -> None:
+    try:
+        op.kernel(device, symbols)
+    except CompileError as error:
+        defines = op.defines(symbols, device.max_dynamic_smem)
+        end_inspection()
+        compile_kernel(
+            KERNEL_SOURCES / op.source, defines, device.arch
+        )  # what is wrong in the .cu itself, is told here
+        text = f"{op.source} compiles, but not in the form in which its threads can be inspected: {error}"
+        raise CutawayError(text) from error
 
 
 def _shape(launch: Launch) -> tuple[Dim3, Dim3]:
@@ -111,12 +138,10 @@ def _check_place(op: Op, case: Case, shape: tuple[Dim3, Dim3], block: Dim3, thre
 
 def _run(op: Op, device: Device, given: dict[str, Any]) -> str | None:
     """Launch; why it failed, None if it did not."""
-    from bindings.cpu import driver
-
     try:
         op(device.stream, **given)
         device.synchronize()
     except CudaError as error:
-        driver.reset_sticky()
-        return str(error)
+        revive()
+        return error.detail or str(error)
     return None

@@ -1,4 +1,4 @@
-"""What an inspected thread did, as a tree: functions hold lines, lines hold values, branches, calls, and loops of turns."""
+"""What an inspected thread did, as a tree: functions hold lines, lines hold values, branches, calls and loops."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ UNSET_BYTE = b"\xfe"
 
 
 class Memory:
-    """What addresses of a launch belong to: the tensors of the operation, and its shared memory as the thread met it."""
+    """What addresses of a launch belong to: the operation's tensors, and its shared memory as the thread met it."""
 
     def __init__(self, tensors: Mapping[str, Tensor], dynamic_shared_bytes: int) -> None:
         self._tensors = [(name, t.address, t.nbytes, t.dtype.itemsize, t.shape) for name, t in tensors.items()]

@@ -55,7 +55,7 @@ def lines(inspection: Inspection, everything: bool = False, colour: bool = False
         yield ""
         yield from _call(call, style, "")
     if not inspection.calls:
-        yield "the thread did nothing that could be watched"
+        yield "the thread had done nothing yet"
     if inspection.was_cut:
         yield "... the thread said more than is kept; what came after is missing"
     if inspection.failure:

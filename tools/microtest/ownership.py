@@ -53,8 +53,9 @@ def owner_of(op: Op, problem: Problem, output_name: str, index: Sequence[int]) -
     """Who wrote `output_name[index]` when `op` runs on `problem`; None if no thread did.
 
     On a GPU it is who writes it on the CPU device.
-    Raises CutawayError if the output or the element does not exist, if the operation fails on the CPU device, or if a
-    process that drives a GPU asks for an operation that has no entry in engine/ops.py or engine/lab_ops.py.
+    Raises CutawayError if the output or the element does not exist, if the operation fails on the CPU device before
+    anybody wrote it, or if a process that drives a GPU asks for an operation that is none of engine/ops.py or
+    engine/lab_ops.py, nor one of them with another kernel.
     """
     _check_index(op, problem, output_name, index)
     if backend.select().kind != "cpu":
@@ -88,6 +89,17 @@ def _checked_device() -> Iterator[Device]:
         driver.set_checks("memory" if were_on else "off")
 
 
+def revive() -> None:
+    """Forget a fault of the CPU device, and mend what a kernel wrote around allocations: else both are told again."""
+    from bindings.cpu import driver
+    from bindings.cpu.memory import heap
+
+    driver.reset_sticky()
+    for allocation in heap.live():
+        for slack in allocation.slacks:
+            slack.restore()
+
+
 def _watch(
     op: Op, problem: Problem, device: Device, tensors: Mapping[str, Tensor], output: str, index: Sequence[int]
 ) -> Owner | None:
@@ -99,11 +111,12 @@ def _watch(
     try:
         op(device.stream, **tensors, **problem.scalars)
         device.synchronize()
-        writes = driver.watched_writes()
     except CudaError:
-        driver.reset_sticky()  # what failed here must not end what this process does beside it
-        raise
+        revive()
+        if driver.watched_writes() is None:
+            raise
     finally:
+        writes = driver.watched_writes()
         driver.watch_writes(0, 0)
     if writes is None:
         return None
@@ -115,10 +128,11 @@ def _watch(
 
 
 def _ask_another_process(op: Op, problem: Problem, output: str, index: Sequence[int]) -> Owner | None:
-    listed = _listed(op.name)
-    if listed is None or listed.launch is not op.launch or listed.constants is not op.constants:
-        raise CutawayError(f"{op.name} is not an operation of engine/: run with --device cpu to see who wrote what")
-    question = pickle.dumps((op.name, op.source, op.entry, problem, output, tuple(index)))
+    same = (name for name, listed in _listed().items() if _is_variant(op, listed))
+    name = next(same, None)  # functions, which an operation has, can't be sent: the other process looks it up
+    if name is None:
+        raise CutawayError(f"{op.name} is no operation of engine/: run with --device cpu to see who wrote what")
+    question = pickle.dumps((name, op.source, op.entry, problem, output, tuple(index)))
     answer = subprocess.run(
         [sys.executable, "-m", "tools.microtest.ownership"],
         input=question,
@@ -133,17 +147,21 @@ def _ask_another_process(op: Op, problem: Problem, output: str, index: Sequence[
     return owner
 
 
-def _listed(name: str) -> Op | None:
-    return {**ops.ALL, **lab_ops.ALL}.get(name)
+def _listed() -> dict[str, Op]:
+    return {**ops.ALL, **lab_ops.ALL}
+
+
+def _is_variant(op: Op, listed: Op) -> bool:
+    """Whether `op` is `listed` but for its name and its kernel's file."""
+    return (op.launch, op.constants, op.args) == (listed.launch, listed.constants, listed.args)
 
 
 def _answer() -> None:
     """Read a question of `_ask_another_process` from stdin and write the answer to stdout, both pickled."""
     name, source, entry, problem, output, index = pickle.load(sys.stdin.buffer)
-    listed = _listed(name)
-    assert listed is not None  # whoever asks has looked
+    op = _listed()[name].variant(source=source, entry=entry)
     try:
-        owner = owner_of(listed.variant(source=source, entry=entry), problem, output, index)
+        owner = owner_of(op, problem, output, index)
     except CutawayError as error:
         sys.exit(str(error))
     sys.stdout.buffer.write(pickle.dumps(owner))
