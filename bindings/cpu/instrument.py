@@ -305,7 +305,7 @@ class _Instrumenter:
         self.behind(end, "".join(shown))
 
     def changed(self, first: int, end: int, line: int) -> list[str]:
-        """Calls that show what an expression changes: left of each assignment, beside ++ and --, or output of a call."""
+        """Calls that show what an expression changes: left of an assignment, beside ++ and --, or a call's output."""
         tokens = self.tokens
         signs = [i for i in tokens.outer(first, end) if tokens[i].text in _ASSIGNMENTS]
         if signs:

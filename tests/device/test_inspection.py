@@ -25,6 +25,7 @@ from tools.microtest.inspection import Dim3, Inspection, inspect, parse_place
 from tools.microtest.inspection_tree import Barrier, Branch, Call, Exchange, Line, Loop, Turn, values
 from tools.microtest.inspection_values import Number
 from tools.microtest.rounding import F32_EPS, sum_eps
+from tools.microtest.source_files import SourceFiles
 
 pytestmark = pytest.mark.cpu_device_only
 
@@ -231,6 +232,15 @@ def test_a_loop_of_many_turns_is_folded_and_told_whole() -> None:
     assert sum("... 573 turns more (--all shows them)" in line for line in text) == 2 and len(text) < 60
     idle = inspect(op, case_of(op), (0, 0, 0), (3, 0, 0))
     assert [(branch.condition, branch.taken) for branch in parts_of(idle, Branch)] == [("row >= rows", True)]
+
+
+def test_the_files_are_those_of_this_checkout(found: Inspection) -> None:
+    """Though a kernel of the cache may have been compiled in another, which may be gone."""
+    files = SourceFiles(ops.RMSNORM)
+    assert files.own("/gone/cuda_src/include/common.cuh") == str(KERNEL_SOURCES / "include" / "common.cuh")
+    assert files.own_place("/gone/cuda_src/rmsnorm.cu:46") == f"{KERNEL_SOURCES / 'rmsnorm.cu'}:46"
+    assert files.own_place("/usr/include/math.h:3") == "/usr/include/math.h:3"
+    assert {Path(part.file).parent for part in parts_of(found, Line)} == {KERNEL_SOURCES, KERNEL_SOURCES / "include"}
 
 
 def broken(old: str, new: str, folder: Path) -> Op:

@@ -182,4 +182,31 @@ _PYTHON = [
     ),
 ]
 
-MUTANTS = [*_HEADERS, *_RUNTIME, *_GEMM, *_PYTHON]
+_LOOKING = [
+    Mutant(
+        "cpu-watch-misses-what-begins-before",
+        "bindings/cpu/access_checks/watch.h",
+        "return address < end_ && start_ < address + bytes;",
+        "return address - start_ < end_ - start_;",
+        "a wide store that begins before the watched element does not count",
+        "tests/device/test_ownership.py::test_a_row_belongs_to_its_block_and_eight_columns_to_a_thread",
+    ),
+    Mutant(
+        "cpu-inspection-evaluates-twice",
+        "bindings/cpu/instrument.py",
+        'if text in _ASSIGNMENTS or text in ("++", "--", "{"):',
+        "if text in _ASSIGNMENTS:",
+        "to show what an assignment went to, its side effects happen once more",
+        "tests/cpu_device/test_instrument.py::test_every_form_of_statement_computes_the_same[expressions]",
+    ),
+    Mutant(
+        "cpu-inspection-listens-to-a-whole-column-of-threads",
+        "bindings/cpu/simt/simt_inspect.h",
+        "return a.x == b.x && a.y == b.y && a.z == b.z;",
+        "return a.x % 32 == b.x % 32 && a.y == b.y && a.z == b.z;",
+        "threads of the same lane in other warps are taken for the one that is inspected",
+        "tests/device/test_inspection.py::TestRmsnorm::test_it_meets_its_warp_seven_times_and_the_block_once",
+    ),
+]
+
+MUTANTS = [*_LOOKING, *_HEADERS, *_RUNTIME, *_GEMM, *_PYTHON]

@@ -19,6 +19,8 @@ CPU_DEVICE = Path("bindings", "cpu")
 FINDERS = {
     "simt": "kernel_source.py",
     "runtime": "executor.py",
+    "access_checks": "executor.py",
+    "recorder": "inspection.py",
     "gemm.cpp": "gemm.py",
     "gemm_elements.h": "gemm.py",
     "gemm_tiles.h": "gemm.py",

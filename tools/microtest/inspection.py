@@ -24,6 +24,7 @@ from tools.microtest.harness import Case, placed
 from tools.microtest.inspection_tree import Call, tree
 from tools.microtest.inspection_values import Memory
 from tools.microtest.ownership import revive
+from tools.microtest.source_files import SourceFiles
 
 Dim3 = tuple[int, int, int]
 
@@ -87,7 +88,9 @@ def inspect(op: Op, case: Case, block: Dim3, thread: Dim3) -> Inspection:
         _compile(op, device, symbols)
         failure = _run(op, device, {**tensors, **problem.scalars})
         recording = end_inspection()
-        calls = tree(recording.events, Memory(tensors, launch.smem))
+        files = SourceFiles(op)
+        events = ([kind, files.own(file), *rest] for kind, file, *rest in recording.events)
+        calls = tree(events, Memory(tensors, launch.smem))
     return Inspection(op, case.name, grid, block_size, block, thread, calls, recording.was_cut, failure)
 
 

@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bindings.nvrtc import KERNEL_SOURCES
 from tools.microtest.inspection import Inspection, spelled
 from tools.microtest.inspection_tree import Barrier, Branch, Call, Exchange, Line, Loop, Turn, Value
 from tools.microtest.inspection_values import jsonable
+from tools.microtest.source_files import HEADERS
 
-HEADERS = KERNEL_SOURCES / "include"
 MOST_TURNS = 4  # of a loop that is shown whole
 MOST_ELEMENTS = 16  # of an array that is shown whole
 GUTTER = " " * 7  # in which a line's number stands

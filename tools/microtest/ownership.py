@@ -25,6 +25,7 @@ from bindings.tensor import Tensor
 from engine import lab_ops, ops
 from engine.spec import Op
 from tools.microtest.harness import Problem, placed
+from tools.microtest.source_files import SourceFiles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -121,7 +122,8 @@ def _watch(
     if writes is None:
         return None
     value = decode(tensor.numpy(), tensor.dtype)[tuple(index)].item()
-    return Owner(writes.last.block, writes.last.thread, writes.last.location, value, writes.count)
+    location = SourceFiles(op).own_place(writes.last.location)
+    return Owner(writes.last.block, writes.last.thread, location, value, writes.count)
 
 
 # ---- For a process that drives a GPU, since a process has one backend. ----------------------------------------------

@@ -89,6 +89,7 @@ extern "C" __global__ void expressions(int* out, int n) {
   x = r = many[i % 4] + zero;
   x += *p > 2 ? n : -n, many[0]++;
   x <<= 1;
+  many[x++ % 4] += 2;  // what must not be evaluated again is not told
   *p ^= 5;
   auto add = [&](int a, int) mutable {
     x += a;
