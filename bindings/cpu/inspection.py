@@ -26,6 +26,8 @@ INSTRUMENTERS = [
 
 Dim3 = tuple[int, int, int]
 
+MOST_BYTES = 64 << 20  # some 500,000 events, which take Python ten times that
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -52,18 +54,21 @@ def _recorder() -> ctypes.CDLL:
     sources, headers = sorted(RECORDER.glob("*.cpp")), [SIMT_HEADERS / "simt_runtime.h", RUNTIME / "stacks.h"]
     path = host_compiler.build_library("recorder", sources, headers, RUNTIME_FLAGS)
     library = host_compiler.load_library(path, ctypes.RTLD_GLOBAL)
-    library.simt_inspect.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.simt_inspect.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     library.simt_inspected_events.argtypes = [ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_bool)]
     library.simt_inspected_events.restype = ctypes.c_void_p
     return library
 
 
-def inspect_thread(block: Dim3, thread: Dim3) -> None:
-    """Listen to one thread in the launches to come of kernels that are compiled from now on. Not in CUDA."""
+def inspect_thread(block: Dim3, thread: Dim3, most_bytes: int = MOST_BYTES) -> None:
+    """Listen to one thread in the launches to come of kernels that are compiled from now on. Not in CUDA.
+
+    What it says after the first `most_bytes` of text goes unheard. Raises CutawayError for a negative coordinate.
+    """
     global _inspecting
     if min(*block, *thread) < 0:
         raise CutawayError(f"block {block}, thread {thread}: no coordinate may be negative")
-    _recorder().simt_inspect((ctypes.c_uint * 3)(*block), (ctypes.c_uint * 3)(*thread))
+    _recorder().simt_inspect((ctypes.c_uint * 3)(*block), (ctypes.c_uint * 3)(*thread), most_bytes)
     _inspecting = True
 
 

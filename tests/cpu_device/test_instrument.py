@@ -15,6 +15,7 @@ from bindings.cpu.cpp_declarations import declaration, parameters
 from bindings.cpu.cpp_tokens import Tokens
 from bindings.cpu.instrument import instrumented
 from bindings.cpu.kernel_source import to_inspected_source
+from bindings.errors import CutawayError
 from bindings.nvrtc import KERNEL_SOURCES
 from tests.cpu_device.simt_support import KERNELS, Kernels, compile_source, kernels_of
 
@@ -90,6 +91,20 @@ def test_barriers_and_exchanges_are_told(inspecting: None) -> None:
     assert names == ["__syncwarp", "__syncthreads"]
     shared = {event[2]: int(event[3].split(":")[2]) for event in events if event[0] == "m"}
     assert shared == {"row": 256, "smem_raw": 0}
+
+
+def test_who_says_too_much_is_cut_and_that_is_told() -> None:
+    driver.inspect_thread((0, 0, 0), (3, 0, 0), most_bytes=2000)
+    instrumented_kernels().launch("loops", 64, np.zeros(64, np.int32), 9)
+    recording = driver.end_inspection()
+    assert recording.was_cut
+    told = [event for event in recording.events if event[0] != "e"]  # what had begun still ends
+    assert 5 < len(told) < 40
+
+
+def test_a_negative_coordinate_is_refused() -> None:
+    with pytest.raises(CutawayError, match="no coordinate may be negative"):
+        driver.inspect_thread((0, -1, 0), (3, 0, 0))
 
 
 @pytest.mark.parametrize("file", sorted(KERNEL_SOURCES.rglob("*.cu*")), ids=lambda file: file.stem)

@@ -17,10 +17,8 @@ bool simt_inspecting = false;
 
 namespace {
 
-// A thread that says more than this goes on unheard: some hundred thousand events.
-constexpr size_t kMostBytes = size_t{256} << 20;
-
 std::string events;
+size_t most_bytes = 0;
 bool was_cut = false;
 
 void put_separator() {
@@ -103,14 +101,15 @@ void simt_close(char bracket) { events += bracket; }
 
 void simt_end_event() {
   events += "]\n";
-  if (events.size() > kMostBytes) {
+  if (events.size() > most_bytes) {
     was_cut = true;
     simt_inspecting = false;
   }
 }
 
-// Listens to this thread of this block from the next launch on.
-void simt_inspect(const unsigned* block, const unsigned* thread) {
+// Listens to this thread of this block from the next launch on, until it has said about this much.
+void simt_inspect(const unsigned* block, const unsigned* thread, size_t bytes) {
+  most_bytes = bytes;
   simt_inspected_block = {block[0], block[1], block[2]};
   simt_inspected_thread = {thread[0], thread[1], thread[2]};
   events.clear();
