@@ -18,7 +18,7 @@ from bindings.nvrtc import KERNEL_SOURCES
 from engine import lab_ops, ops
 from engine.spec import Op
 from tools.cli import UsageError
-from tools.microtest import inspection_view
+from tools.microtest import inspection_view, main
 from tools.microtest.comparator import assert_close, assert_same_bits
 from tools.microtest.harness import Case, Problem, cases_of, run
 from tools.microtest.inspection import Dim3, Inspection, inspect, parse_place
@@ -102,6 +102,12 @@ def problem() -> Problem:
     return case_of(ops.RMSNORM).problem()
 
 
+def row_line() -> int:
+    """The line of rmsnorm's kernel that works out its row."""
+    source = (KERNEL_SOURCES / "rmsnorm.cu").read_text()
+    return source[: source.index("const int64_t row")].count("\n") + 1
+
+
 class TestRmsnorm:
     """What thread 17 of block 2 did."""
 
@@ -162,7 +168,7 @@ class TestRmsnorm:
             "rmsnorm on the case T3-H576: block 2, thread 17 (lane 17 of warp 0) of a grid of 3 x 1 x 1 blocks of "
             "96 x 1 x 1 threads"
         )
-        at = text.index("   92    const int64_t row = static_cast<int64_t>(blockIdx.x) * hidden;")
+        at = text.index(f"{row_line():5}    const int64_t row = static_cast<int64_t>(blockIdx.x) * hidden;")
         assert text[at + 1].strip() == "row = 1152"
         assert sum("... 5 turns more (--all shows them)" in line for line in text) == 2
         whole = list(inspection_view.lines(found, everything=True))
@@ -179,7 +185,7 @@ class TestRmsnorm:
             [17, 0, 0],
         )
         (kernel,) = told["calls"]
-        line = next(line for line in kernel["body"] if line["line"] == 92)
+        line = next(line for line in kernel["body"] if line["line"] == row_line())
         assert line["parts"] == [{"kind": "value", "name": "row", "value": 1152, "place": None}]
         assert Path(line["file"]) == KERNEL_SOURCES / "rmsnorm.cu"
 
@@ -262,7 +268,7 @@ def test_a_launch_that_fails_is_told_up_to_there(device: Device, tmp_path: Path)
 
 def test_a_kernel_that_does_not_compile_is_told_with_its_own_line(tmp_path: Path) -> None:
     op = broken("  return scaled;\n", "  return scaled\n", tmp_path)
-    with pytest.raises(CompileError, match=r"rmsnorm.cu does not compile: .*rmsnorm\.cu:70:16: error: expected ';'"):
+    with pytest.raises(CompileError, match=r"rmsnorm.cu does not compile: .*rmsnorm\.cu:\d+:16: error: expected ';'"):
         inspect(op, case_of(op), (0, 0, 0), (0, 0, 0))
 
 
@@ -311,3 +317,53 @@ def test_a_place_is_read(text: str, place: tuple[Dim3, Dim3]) -> None:
 def test_another_place_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected block=X,thread=X such as block=3,thread=17 or block=1:2:0,thread=5"):
         parse_place(text)
+
+
+# ---- The command line -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_first_case_that_has_such_a_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rmsnorm", "--inspect", "block=3,thread=17", "--device", "cpu", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(
+        "rmsnorm on the case T19-H1000: block 3, thread 17 (lane 17 of warp 0) of a grid of 19 x 1 x 1"
+    )
+    assert "__shfl_xor_sync gives" in out and "--all" in out and "\x1b" not in out and not err
+    assert main(["rmsnorm", "--inspect", "block=3,thread=17", "--device", "cpu", "--quiet", "--all"]) == 0
+    assert "--all" not in capsys.readouterr().out
+
+
+def test_the_command_prints_json_of_the_case_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rmsnorm", "--inspect", "block=1,thread=2", "--case", "T3-H576", "--json", "--device", "cpu"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["case"], told["block"], told["calls"][0]["name"]) == ("T3-H576", [1, 0, 0], "rmsnorm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--inspect", "block=3"], "expected block=X,thread=X"),
+        (["--inspect", "block=3,thread=17", "--case", "T3"], "rmsnorm has no case 'T3'; it has "),
+        (["--inspect", "block=3,thread=17", "--case", "T1-H8"], "there is no block 3: rmsnorm on the case T1-H8"),
+        (
+            ["--inspect", "block=300,thread=17"],
+            "no case of rmsnorm is launched with a block 300 that has a thread 17; ",
+        ),
+        (["--case", "T3-H576"], "--case does not go with testing a kernel"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rmsnorm", *arguments, "--device", "cpu", "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
+
+
+def test_the_command_fails_with_the_launch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    op = broken("if (hidden >", "if (hidden <", tmp_path)
+    arguments = ["--file", op.source, "--inspect", "block=0,thread=0", "--device", "cpu", "--quiet"]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "the launch failed here: trap in rmsnorm" in out
+    assert err.startswith("cutaway microtest: error: rmsnorm fails in T1-H8: trap in rmsnorm at ")

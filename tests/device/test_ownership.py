@@ -12,7 +12,7 @@ from bindings.errors import CutawayError
 from bindings.nvrtc import KERNEL_SOURCES
 from engine import ops
 from engine.spec import Op
-from tools.microtest import ownership
+from tools.microtest import main, ownership
 from tools.microtest.harness import Problem, cases_of
 from tools.microtest.ownership import Owner, owner_of
 
@@ -106,6 +106,14 @@ class TestOnTheCpuDevice:
         assert owner_of(ops.COPY_PAGES, problem, "kv_pages", (0, other, 0, 0, 0)) is None
         owner = owner_of(ops.COPY_PAGES, problem, "kv_pages", (1, int(targets[0]), 0, 0, 0))
         assert owner is not None and (owner.block, owner.thread) == ((0, 1, 0), (0, 0, 0))
+
+    def test_microtest_says_that_no_thread_wrote_it(
+        self, device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        op = broken(ops.EMBEDDING, "store16(destination + i,", "if (i) store16(destination + i,", tmp_path)
+        arguments = ["embedding", "--file", op.source, "--no-time", "--device", "cpu", "--quiet"]
+        assert main(arguments) == 1
+        assert "    owner: no thread wrote it\n" in capsys.readouterr().out
 
     def test_wrong_questions_are_refused(self, device: Device) -> None:
         problem = cases_of(ops.RMSNORM)[0].problem()

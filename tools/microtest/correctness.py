@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,7 @@ from engine.spec import Op, TensorArg
 from tools.microtest.comparator import difference
 from tools.microtest.cpu_device import checked_device, revive, wrong_access
 from tools.microtest.harness import Case, Problem, check, initial, run
-
-if TYPE_CHECKING:
-    from tools.microtest.ownership import Owner
+from tools.microtest.ownership import Owner, owner_of
 
 # Of each float type: the bits of its fraction, and the exponent of its smallest normal number.
 FORMATS: dict[DType, tuple[int, int]] = {BF16: (7, -126), F16: (10, -14), F32: (23, -126)}
@@ -47,8 +44,9 @@ class Worst:
 class Verdict:
     """What came of a case. failure: "" if it passed, else what is wrong.
 
-    Of the first case that fails: owner, who wrote its worst element; and on the CPU device cause, the first access of
-    it that is wrong, with block, thread and line ("" if none is: then it is the arithmetic or the indices).
+    Of the first case that fails: owner, who wrote its worst element, or unwritten: no thread did; and on the CPU device
+    cause, the first access of it that is wrong, with block, thread and line ("" if none is: then it is the arithmetic
+    or the indices).
     crashed: the kernel did not come to its end, and on a GPU no other can run after it.
     """
 
@@ -57,6 +55,7 @@ class Verdict:
     failure: str = ""
     cause: str = ""
     owner: Owner | None = None
+    unwritten: bool = False
     crashed: bool = False
 
     @property
@@ -121,16 +120,13 @@ def _explained(device: Device, op: Op, problem: Problem, verdict: Verdict) -> Ve
                 verdict = replace(verdict, cause=wrong_access(op, problem, checked))
     if verdict.worst:
         with suppress(CutawayError):  # it fails on the CPU device, where it is looked for
-            return replace(verdict, owner=_owner(op, problem, verdict.worst))
+            owner = _owner(op, problem, verdict.worst)
+            return replace(verdict, owner=owner, unwritten=owner is None)
     return verdict
 
 
 def _owner(op: Op, problem: Problem, worst: Sequence[Worst]) -> Owner | None:
-    """The block and thread that wrote the worst element of all outputs."""
-    try:
-        from tools.microtest.ownership import owner_of
-    except ModuleNotFoundError:
-        return None
+    """The block and thread that wrote the worst element of all outputs; None if no thread did."""
     off = max(worst, key=lambda one: one.share)
     return owner_of(op, problem, off.output, off.index)
 

@@ -25,8 +25,9 @@ def revive() -> None:
 @contextmanager
 def checked_device() -> Iterator[Device]:
     """A device whose kernels are checked: one of its own, since another has compiled some without checks."""
-    from bindings.cpu import driver
+    from bindings.cpu import checks, driver
 
+    were_on = checks.checking()
     driver.set_checks("memory")
     try:
         checked = Device.open("cpu")
@@ -37,7 +38,7 @@ def checked_device() -> Iterator[Device]:
                 checked.close()
             revive()
     finally:
-        driver.set_checks("off")
+        driver.set_checks("memory" if were_on else "off")
 
 
 def wrong_access(op: Op, problem: Problem, checked: Device) -> str:

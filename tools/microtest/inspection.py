@@ -18,12 +18,12 @@ from bindings.cpu.driver import end_inspection, inspect_thread
 from bindings.device import Device
 from bindings.errors import CompileError, CudaError, CutawayError
 from bindings.nvrtc import KERNEL_SOURCES, compile_kernel
-from engine.spec import Launch, Op, Symbols
+from engine.spec import Op, Symbols
 from tools.cli import UsageError
-from tools.microtest.harness import Case, placed
+from tools.microtest.cpu_device import revive
+from tools.microtest.harness import Case, Problem, placed, symbols_of
 from tools.microtest.inspection_tree import Call, tree
 from tools.microtest.inspection_values import Memory
-from tools.microtest.ownership import revive
 from tools.microtest.source_files import SourceFiles
 
 Dim3 = tuple[int, int, int]
@@ -80,10 +80,10 @@ def inspect(op: Op, case: Case, block: Dim3, thread: Dim3) -> Inspection:
     if backend.select().kind != "cpu":
         raise UsageError("--inspect shows what a thread of the CPU device does: add --device cpu")
     problem = case.problem()
+    symbols = symbols_of(op, problem)
     with _inspecting_device(block, thread) as device, placed(op, problem, device, guarded=True) as tensors:
-        symbols = op.bind({**tensors, **problem.scalars})
         launch = op.geometry(symbols, device.max_dynamic_smem)
-        grid, block_size = _shape(launch)
+        grid, block_size = shape_of(op, problem, device.max_dynamic_smem)
         _check_place(op, case, (grid, block_size), block, thread)
         _compile(op, device, symbols)
         failure = _run(op, device, {**tensors, **problem.scalars})
@@ -124,7 +124,9 @@ def _compile(op: Op, device: Device, symbols: Symbols) -> None:
         raise CutawayError(text) from error
 
 
-def _shape(launch: Launch) -> tuple[Dim3, Dim3]:
+def shape_of(op: Op, problem: Problem, smem: int) -> tuple[Dim3, Dim3]:
+    """The grid and the block of a launch of `op` on `problem`; a block may have `smem` bytes of shared memory."""
+    launch = op.geometry(symbols_of(op, problem), smem)
     x, y, z = (*launch.grid, 1, 1)[:3]
     return (x, y, z), (launch.block, 1, 1)
 

@@ -28,6 +28,7 @@ EXAMPLES = """\
   python -m tools.microtest --ladder attention               # what each idea of cuda_src/lab/attention bought
   python -m tools.microtest rmsnorm --compare HEAD~1         # before against after, in one run
   python -m tools.microtest decode_attention --schedules 5   # races, on the CPU device
+  python -m tools.microtest rmsnorm --inspect block=3,thread=17   # what one thread computed, on the CPU device
   python -m tools.microtest decode_attention --sanitize      # compute-sanitizer, on a GPU
   python -m tools.microtest rmsnorm --ptx --arch sm_90a      # needs NVRTC, and no GPU
 
@@ -66,6 +67,7 @@ MODES = {
     "roofline": _mode("roofline:run", "any", "json", "plot", "measure_rates"),
     "ladder": _mode("ladder:run", "none", "shape", "dtype", "json", "measure_rates"),
     "schedules": _mode("schedules:run", "any", "file", "json"),
+    "inspect": _mode("inspect_command:run", "one", "file", "case", "all", "json"),
     "sanitize": _mode("sanitize:run", "any", "file"),
     "ptx": _mode("code:run_ptx", "one", "shape", "file", "arch"),
     "sass": _mode("code:run_sass", "one", "shape", "file", "arch"),
@@ -105,6 +107,11 @@ def _add_modes(group: Any) -> None:
         help=f"CPU device: every order of threads, and every access checked (default: {DEFAULT_SEEDS} seeds)",
     )
     group.add_argument(
+        "--inspect",
+        metavar="block=3,thread=17",
+        help="CPU device: what this thread computed, line by line; block=1:2:0 gives x, y and z",
+    )
+    group.add_argument(
         "--sanitize", nargs="?", choices=SANITIZERS, const="memcheck", help="GPU: the cases under compute-sanitizer"
     )
     group.add_argument("--ptx", action="store_true", help="the PTX that NVRTC makes of it; needs no GPU")
@@ -115,6 +122,8 @@ def _add_options(group: Any) -> None:
     group.add_argument("--file", type=Path, metavar="FILE.cu", help="your own kernel, with a shipped one's entry name")
     group.add_argument("--shape", metavar="T=512,H=2048", help="sizes to time at; others as in the first default")
     group.add_argument("--dtype", help="element type to time; a kernel takes what its spec says")
+    group.add_argument("--case", metavar="NAME", help="with --inspect: the case to run (default: the first that fits)")
+    group.add_argument("--all", action="store_true", help="with --inspect: nothing is folded")
     group.add_argument("--no-time", action="store_true", help="correctness only")
     group.add_argument("--plot", type=_plot_file, metavar="FILE", help="draw it, too: .svg, or .png with matplotlib")
     group.add_argument("--arch", metavar="sm_90a", help="what to compile for (default: the GPU's own, else sm_90a)")

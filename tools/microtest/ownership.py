@@ -10,8 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from bindings.errors import CudaError, CutawayError
 from bindings.tensor import Tensor
 from engine import lab_ops, ops
 from engine.spec import Op
+from tools.microtest.cpu_device import checked_device, revive
 from tools.microtest.harness import Problem, placed
 from tools.microtest.source_files import SourceFiles
 
@@ -61,7 +61,7 @@ def owner_of(op: Op, problem: Problem, output_name: str, index: Sequence[int]) -
     _check_index(op, problem, output_name, index)
     if backend.select().kind != "cpu":
         return _ask_another_process(op, problem, output_name, index)
-    with _checked_device() as device, placed(op, problem, device, guarded=True) as tensors:
+    with checked_device() as device, placed(op, problem, device, guarded=True) as tensors:
         return _watch(op, problem, device, tensors, output_name, index)
 
 
@@ -73,32 +73,6 @@ def _check_index(op: Op, problem: Problem, name: str, index: Sequence[int]) -> N
     fits = len(index) == len(shape) and all(0 <= i < size for i, size in zip(index, shape, strict=True))
     if not fits:
         raise CutawayError(f"{op.name}: {name} has the shape {list(shape)}; there is no element {list(index)}")
-
-
-@contextmanager
-def _checked_device() -> Iterator[Device]:
-    """A CPU device whose kernels are compiled with checks: one of its own, since another may have some without."""
-    from bindings.cpu import checks, driver
-
-    were_on = checks.checking()
-    driver.set_checks("memory")
-    device = Device.open("cpu")
-    try:
-        yield device
-    finally:
-        device.close()
-        driver.set_checks("memory" if were_on else "off")
-
-
-def revive() -> None:
-    """Forget a fault of the CPU device, and mend what a kernel wrote around allocations: else both are told again."""
-    from bindings.cpu import driver
-    from bindings.cpu.memory import heap
-
-    driver.reset_sticky()
-    for allocation in heap.live():
-        for slack in allocation.slacks:
-            slack.restore()
 
 
 def _watch(

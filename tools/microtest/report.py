@@ -75,7 +75,8 @@ def failure_lines(verdicts: Sequence[Verdict], name: str = "") -> list[str]:
 
 def explanation_lines(verdict: Verdict) -> list[str]:
     """Cause and owner of a failure, where they are known."""
-    told = {"cause": verdict.cause, "owner": verdict.owner}
+    owner = "no thread wrote it" if verdict.unwritten else verdict.owner
+    told = {"cause": verdict.cause, "owner": owner}
     return [f"    {name}: {what}" for name, what in told.items() if what]
 
 
@@ -222,6 +223,7 @@ def _verdict_data(verdict: Verdict) -> Data:
         "failure": verdict.failure or None,
         "cause": verdict.cause or None,
         "owner": asdict(verdict.owner) if verdict.owner else None,
+        "unwritten": verdict.unwritten,
         "worst": [_finite(asdict(worst)) for worst in verdict.worst],
     }
 
