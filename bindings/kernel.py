@@ -234,14 +234,28 @@ def _dependent_config(grid: tuple[int, ...], block: tuple[int, ...], smem: int, 
     return config
 
 
+_sources = KERNEL_SOURCES
+
+
+def take_kernels_from(folder: Path) -> None:
+    """Devices that this process opens from now on compile the `.cu` files of `folder`, a copy of cuda_src with an edit.
+
+    Raises CutawayError when that cannot be one.
+    """
+    global _sources
+    if not (folder / "include").is_dir():
+        raise CutawayError(f"{folder} holds no kernels: it must be a copy of cuda_src, with its include folder")
+    _sources = folder.resolve()
+
+
 class KernelLibrary:
     """The kernels of one device: compiled (or read from the cache), loaded and prepared once each.
 
-    `root` is the source tree that they come from.
+    `root` is the source tree that they come from; None: cuda_src, or what `take_kernels_from` put in its place.
     """
 
-    def __init__(self, device: Device, root: Path = KERNEL_SOURCES) -> None:
-        self._device, self._root = device, root
+    def __init__(self, device: Device, root: Path | None = None) -> None:
+        self._device, self._root = device, root or _sources
         self._modules: dict[tuple[str, Constants], Module] = {}
         self._kernels: dict[tuple[str, str, Constants], Kernel] = {}
 

@@ -20,7 +20,7 @@ def rotate(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
-def _magnitude(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
+def rotation_magnitude(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
     """|x*cos| + |y*sin|: what the rounding of the two products and of their sum is relative to."""
     low, high = np.split(np.abs(heads.astype(np.float64)), 2, axis=-1)
     cos, sin = np.split(np.abs(cos_sin.astype(np.float64))[:, None, :], 2, axis=-1)
@@ -55,7 +55,7 @@ def _expected(inputs: dict[str, np.ndarray], num_heads: int, num_kv_heads: int) 
     qkv, slots = inputs["qkv"], inputs["slot_mapping"]
     turns = inputs["cos_sin"][inputs["positions"]]
     rotated = rotate(qkv, turns)
-    error = 2 * F32_EPS * _magnitude(qkv, turns)
+    error = 2 * F32_EPS * rotation_magnitude(qkv, turns)
     bound = bf16_bound(rotated, error)
     keys = slice(num_heads, num_heads + num_kv_heads)
     values = qkv[:, num_heads + num_kv_heads :]

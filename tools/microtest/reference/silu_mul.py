@@ -19,7 +19,7 @@ def silu_mul(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return gate * np.where(gate < 0, small, 1.0) / (1.0 + small) * up
 
 
-def _bound(gate: np.ndarray, up: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def silu_mul_bound(gate: np.ndarray, up: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """The error of __expf, and one roundoff each for the addition, the division and the product.
 
     Below -88 exp(-gate) overflows to infinity and the kernel gives 0, where |silu| < 89 * exp(-88) < 1e-36.
@@ -33,7 +33,7 @@ def _problem(gate: np.ndarray, up: np.ndarray) -> Problem:
     return Problem(
         inputs={"gate_up": np.concatenate([gate, up], axis=-1)},
         expected={"out": expected},
-        bound={"out": _bound(gate, up, expected)},
+        bound={"out": silu_mul_bound(gate, up, expected)},
     )
 
 
