@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bindings import nvrtc
+from bindings import kernel
 from bindings.errors import CutawayError
 from engine import ops
 from tests.bisect_script import LABEL, Script, bf16, f32, operation
@@ -193,12 +193,12 @@ def test_attention_whose_scores_float32_loses_has_no_bound(size: float) -> None:
 
 
 def test_kernels_come_from_a_copy_of_cuda_src(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nvrtc, "KERNEL_SOURCES", nvrtc.KERNEL_SOURCES)  # gives it back at the end
+    monkeypatch.setattr(kernel, "_sources", kernel._sources)  # gives it back at the end
     with pytest.raises(CutawayError, match="holds no kernels: it must be a copy of cuda_src, with its include folder"):
-        nvrtc.take_kernels_from(tmp_path)
+        kernel.take_kernels_from(tmp_path)
     (tmp_path / "include").mkdir()
-    nvrtc.take_kernels_from(tmp_path)
-    assert tmp_path == nvrtc.KERNEL_SOURCES
+    kernel.take_kernels_from(tmp_path)
+    assert tmp_path == kernel._sources
 
 
 # Who waits for whom

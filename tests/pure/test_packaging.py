@@ -22,7 +22,7 @@ ROOMS = {"bindings", "engine", "tools", "tests"}
 # Which package an import comes from, where the names differ.
 PACKAGES = {"cuda.bindings": "cuda-bindings", "cuda.pathfinder": "cuda-pathfinder", "cupti": "cupti-python"}
 # Extras of which something is imported, by the one function that needs it.
-OPTIONAL = ("trace",)
+OPTIONAL = ("trace", "plot")
 # Packages that are used as files: headers and libraries found by cuda.pathfinder.
 FILES_ONLY = {"nvidia-cuda-runtime", "nvidia-cuda-crt"}
 

@@ -124,7 +124,7 @@ def _operands(event: Mapping[str, Any]) -> Operands:
 
 def run(job: Job, connection: Connection) -> None:
     """Load the model and run the prompts."""
-    from bindings.nvrtc import take_kernels_from
+    from bindings.kernel import take_kernels_from
     from engine import LLM, SamplingParams
 
     if job.kernels is not None:
