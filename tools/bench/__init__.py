@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tools import cli
-from tools.bench import decode, door, latency, load, prefill, serve_sim, throughput
+from tools.bench import decode, device, door, latency, load, prefill, serve_sim, throughput
 from tools.bench.figures import Figures
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "serve-sim": serve_sim,
     "load": load,
     "door": door,
+    "device": device,
 }
 
 EXAMPLES = """\
@@ -34,7 +35,8 @@ EXAMPLES = """\
   python -m tools.bench serve-sim --random-weights llama-3.2-1b --request-rate 20
   python -m tools.bench decode                                     # the default model, one token at a time
   python -m tools.bench load --random-weights llama-3.2-1b         # from the page cache to the device
-  python -m tools.bench door                                       # what checking every driver call costs
+  python -m tools.bench door                                       # what checking, and tracing, every driver call costs
+  python -m tools.bench device                                     # the ceiling that kernels are held against
 """
 
 

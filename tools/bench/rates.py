@@ -42,7 +42,7 @@ def known(device: Device, again: bool = False, tell: Callable[[], None] = lambda
     Remembered by the device's name, the driver's version and VERSION. `tell` is called before measuring, which takes a
     while. Raises CacheError when the cache can't be written.
     """
-    file = _remembered(device)
+    file = _file(device.kind, device.name, device.driver_version)
     found = None if again else _read(file)
     if found is None:
         tell()
@@ -51,11 +51,16 @@ def known(device: Device, again: bool = False, tell: Callable[[], None] = lambda
     return found
 
 
-def _remembered(device: Device) -> Path:
+def remembered(kind: str, name: str, driver_version: int) -> Rates | None:
+    """The rates of a device that is known by these, as `known` remembers them; None before they were measured."""
+    return _read(_file(kind, name, driver_version))
+
+
+def _file(kind: str, name: str, driver_version: int) -> Path:
     from bindings.cache_directory import cache_directory
 
-    key = json.dumps([device.name, device.driver_version, VERSION])
-    return cache_directory("rates") / f"{device.kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    key = json.dumps([name, driver_version, VERSION])
+    return cache_directory("rates") / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _read(file: Path) -> Rates | None:

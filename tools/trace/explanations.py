@@ -113,6 +113,8 @@ CALLS = {
     "nvrtcCompileProgram": "Compiles it to machine code for this device, with the model's sizes as constants.",
     "nvrtcGetCUBINSize": "How many bytes of machine code there are.",
     "nvrtcGetCUBIN": "The machine code; it is kept on disk for the next run.",
+    "nvrtcGetPTXSize": "How long the PTX is.",
+    "nvrtcGetPTX": "The PTX, for people to read; no device is given it.",
     "nvrtcGetProgramLogSize": "How long the compiler's messages are.",
     "nvrtcGetProgramLog": "The compiler's messages: errors with their lines; else registers and spills.",
     "nvrtcDestroyProgram": "Frees the compiler's copy.",

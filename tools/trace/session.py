@@ -8,7 +8,7 @@ that names it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Protocol
@@ -55,10 +55,16 @@ class Recorded:
 
 
 class Session:
-    """A listener (bindings/trace.py) that feeds views."""
+    """A listener (bindings/trace.py) that feeds views. `rates` tells what a device can do at best."""
 
-    def __init__(self, command: str, times: Choice, views: Sequence[View]) -> None:
-        self._command, self._times, self._views = command, times, views
+    def __init__(
+        self,
+        command: str,
+        times: Choice,
+        views: Sequence[View],
+        rates: Callable[[Event], Event | None] = lambda _: None,
+    ) -> None:
+        self._command, self._times, self._views, self._rates = command, times, views, rates
         self._clock: Clock = NoClock()
         self._started = datetime.now(timezone.utc)
         self._queue: deque[Event] = deque()
@@ -97,7 +103,7 @@ class Session:
             "command": self._command,
             "device": device,
             "clock": self._clock.name,
-            "rates": None,
+            "rates": None if device is None else self._rates(device),
             "started": self._started.isoformat(timespec="seconds"),
         }
         for view in self._views:
