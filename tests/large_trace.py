@@ -52,6 +52,18 @@ def launch(n: int, t_us: float, op: str, label: str, start_us: float, took_us: f
     )  # fmt: skip
 
 
+def product(n: int, t_us: float, label: str, start_us: float, took_us: float) -> Record:
+    """A linear layer's matrix product, out[4, 3072] = a[4, 2048] @ b[3072, 2048]^T, and its run."""
+    ran = {"what": "product", "name": "sgemm", "start_us": start_us, "end_us": start_us + took_us, "stream": "stream 1"}
+    args = {"transa": "CUBLAS_OP_T", "m": "3072", "n": "4", "k": "2048", "lda": "2048", "ldb": "2048", "ldc": "3072"}
+    tensors = {"out": "activations.qkv:bf16[4, 3072]", "a": "activations.normed:bf16[4, 2048]"}
+    return call(
+        n, t_us, "cublasGemmEx", label, op="gemm", tensors=tensors | {"b": "layers.0.attention.qkv:bf16[3072, 2048]"},
+        roles={"out": "out", "a": "in", "b": "in"}, sizes={"m": 4, "n": 3072, "k": 2048, "transpose_b": True},
+        bytes=12_623_872, flops=50_331_648, stream="stream 1", activities=[ran],
+    ) | {"args": args}  # fmt: skip
+
+
 def step_note(step: int, t_us: float, **changes: Any) -> Record:
     """A step of one decoding sequence that holds page `step // 16` and those before it."""
     fields = {"decodes": [[0, step]], "prefills": [], "copies": [], "tables": {}, "released": [], "preempted": []}
@@ -73,6 +85,7 @@ def _steps(num_layers: int, num_steps: int) -> Iterator[Record]:
                 n += 1
                 label = f"step {step} / decode / layer {layer} / {part}"
                 device = max(device, host + 4.0)
-                yield launch(n, host, op, label, device, took)
+                times = (label, device, took)
+                yield product(n, host, *times) if op == "gemm" else launch(n, host, op, *times)
                 host, device = host + 5.0, device + took + 0.8
         host = max(host, device)

@@ -65,7 +65,7 @@ def test_the_grid_is_drawn_anew_for_each_step(open_page: OpenPage, toy: Recordin
     assert page.locator("#tree").is_visible(), "a slider takes no letters: keys go on working"
     page.evaluate("cutaway.state.view.show(cutaway.trace.begin, cutaway.trace.begin + 10)")
     page.keyboard.press("]")
-    shown = page.evaluate("cutaway.timeline.barOfStep(cutaway.trace.notes[cutaway.state.step.value].step)")
+    shown = page.evaluate("cutaway.timeline.barOfStep(cutaway.trace.notes[cutaway.state.step.value].name)")
     view = page.evaluate("[cutaway.state.view.from, cutaway.state.view.to]")
     assert view[0] <= shown["start"] and shown["stop"] <= view[1], "the timeline follows to the step"
     source, target, tokens = steps[copied]["copies"][0]

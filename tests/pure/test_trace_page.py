@@ -21,7 +21,7 @@ from tests.large_trace import call, header, large_trace, launch, step_note
 from tools.trace.page import write_page
 from tools.trace.page.columns import Interned, pack
 from tools.trace.page.document import SCRIPTS, document
-from tools.trace.page.memory import changes, owner
+from tools.trace.page.memory import changes
 from tools.trace.page.sources import sources_of
 from tools.trace.recording import Recording
 
@@ -159,24 +159,31 @@ def test_memory_counts_what_the_device_holds() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("buffer", "whose"),
-    [
-        ("kv_pages", "KV pages"),
-        ("activations.qkv", "activations"),
-        ("rope.cos_sin", "activations"),
-        ("single_queries", "activations"),
-        ("cublas.workspace", "workspace"),
-        ("step", "step buffers"),
-        ("copies", "step buffers"),
-        ("chosen.host.0", "step buffers"),
-        ("layers.3.attention.qkv", "weights"),
-        ("embed", "weights"),
-        ("microtest.out", "other"),
-    ],
-)
-def test_owner_of_a_buffer(buffer: str, whose: str) -> None:
-    assert owner(buffer) == whose
+def test_each_engine_has_steps_and_pages_of_its_own() -> None:
+    records = [
+        step_note(1, 0.0, tables={"0": [0, 1]}, cached=[5]),
+        launch(1, 1.0, "rmsnorm", "step 1 / prefill", 2.0, 1.0),
+        step_note(2, 3.0, tables={"0": [0, 1, 2]}, cached=[5]),
+        step_note(1, 9.0, tables={"0": [0]}, cached=[5]),
+        launch(2, 10.0, "rmsnorm", "step 1 / prefill", 12.0, 1.0),
+        call(3, 20.0, "cuMemFree"),
+    ]
+    packed = pack(header(), records)
+    assert [(note["name"], note["begins"]) for note in packed["notes"]] == [
+        ("step 1", True), ("step 2", False), ("engine 2 step 1", True),
+    ]  # fmt: skip
+    assert [note["tables"]["0"] for note in packed["notes"]] == [[0, [0, 1]], [2, [2]], [0, [0]]]
+    assert [note["cached"] for note in packed["notes"]] == [[[5], []], [[], []], [[5], []]]
+    labels = [each["label"] for each in unpacked_calls(packed)]
+    assert labels == ["step 1 / prefill", "engine 2 step 1 / prefill", ""]
+
+
+def test_a_call_is_explained_once_for_all_that_are_like_it() -> None:
+    packed = pack(header(), large_trace(num_layers=2, num_steps=2).records)
+    texts = [" ".join(packed["strings"][number] for number in words) for words in packed["words"]]
+    products = [text for text in texts if "Why the operands are swapped: we want out[4, 3072]" in text]
+    assert len(texts) == len(packed["bodies"]) == 5 and len(products) == 1
+    assert any("add_rmsnorm: add a sublayer's output" in text for text in texts)
 
 
 def test_sources_are_those_that_were_launched_with_what_they_include() -> None:

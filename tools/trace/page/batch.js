@@ -202,7 +202,7 @@ class BatchPanel {
     const [index] = this.at(event);
     if (index < 0) return Tooltip.hide();
     const note = this.notes[index];
-    Tooltip.show(event, `step ${note.step}`, [
+    Tooltip.show(event, note.name, [
       StepWords.batch(note),
       `${note.waiting} waiting, ${note.running} running`,
       ...StepWords.events(note),
@@ -217,6 +217,6 @@ class BatchPanel {
     event.preventDefault();
     event.stopPropagation();
     const note = this.notes[this.state.step.value];
-    Dom.announce(`step ${note.step}: ${StepWords.batch(note)}`);
+    Dom.announce(`${note.name}: ${StepWords.batch(note)}`);
   }
 }

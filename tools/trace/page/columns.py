@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from tools.trace.page.engines import with_engines
 from tools.trace.page.memory import changes
+from tools.trace.page.words import sentences
 
 Record = dict[str, Any]
 Columns = dict[str, list[int]]
@@ -42,12 +44,14 @@ def _key(value: Any) -> Hashable:
 
 def pack(header: Record, records: Sequence[Record]) -> Record:
     """Everything of a trace that the page shows, but the sources of its kernels."""
+    records = list(with_engines(records))
     calls = [record for record in records if record.get("kind") == "call"]
     strings, values, bodies = Interned(), Interned(), Interned()
     return {
         "header": header,
         "calls": _calls(calls, strings, values, bodies),
         "activities": _activities(calls, strings),
+        "words": _words(bodies, values, strings),
         "notes": _notes(records),
         "memory": changes(calls),
         "strings": strings.values,
@@ -86,6 +90,14 @@ def _activities(calls: Sequence[Record], strings: Interned) -> Columns:
     }
 
 
+def _words(bodies: Interned, values: Interned, strings: Interned) -> list[list[int]]:
+    """For each body, the sentences that explain it."""
+    return [
+        [strings.number(text) for text in sentences({name: values.values[number] for name, number in body.items()})]
+        for body in bodies.values
+    ]
+
+
 def _notes(records: Iterable[Record]) -> list[Record]:
     """The steps as changes: of a table, how many pages it keeps and those behind; of `cached`, who joined and left."""
     notes = []
@@ -93,6 +105,8 @@ def _notes(records: Iterable[Record]) -> list[Record]:
     cached: set[int] = set()
     for note in records:
         if note.get("kind") == "step":
+            if note["begins"]:  # another engine's pages are others, whatever their numbers
+                tables, cached = {}, set()
             for request in [*note["released"], *note["preempted"]]:
                 tables.pop(str(request), None)
             grown = {request: _grown(tables.get(request, []), pages) for request, pages in note["tables"].items()}

@@ -36,6 +36,7 @@ class Trace {
     this.memory = packed.memory;
     this.sources = packed.sources;
     this.paths = new Paths();
+    this.wordsOf = packed.words.map((sentences) => sentences.map((number) => packed.strings[number]));
     this.readCalls(packed.calls, packed.strings);
     this.readActivities(packed.activities, packed.strings);
     this.readActivitiesOfCalls();
@@ -112,6 +113,11 @@ class Trace {
       this.field(row, "op") ?? this.field(row, "kernel") ?? this.field(row, "call"));
   }
 
+  /** Sentences on what a call does, and why the engine makes it. */
+  words(row) {
+    return this.wordsOf[this.body[row]];
+  }
+
   /** Whether a call works on tensors: a kernel's launch or a matrix product. */
   isWork(row) {
     return this.field(row, "op") !== undefined || this.field(row, "kernel") !== undefined;
@@ -155,7 +161,7 @@ class Trace {
 
   /** The index of the note of a step, by the first part of a label: `step 12`; -1 for none. */
   noteOfStep(part) {
-    this.noteByStep ??= new Map(this.notes.map((note, index) => [`step ${note.step}`, index]));
-    return this.noteByStep.get(part) ?? -1;
+    this.noteByName ??= new Map(this.notes.map((note, index) => [note.name, index]));
+    return this.noteByName.get(part) ?? -1;
   }
 }

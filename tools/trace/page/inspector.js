@@ -104,7 +104,7 @@ class Inspector {
       Dom.make(
         "header",
         {},
-        Dom.make("h2", {}, `step ${note.step}`),
+        Dom.make("h2", {}, note.name),
         Dom.make("p", { class: "path" }, StepWords.batch(note)),
       ),
       Dom.facts([
@@ -160,7 +160,7 @@ class Inspector {
         "header",
         {},
         Dom.make("h2", {}, `page ${page}`),
-        Dom.make("p", { class: "path" }, `in step ${note.step}: ${this.pageWords(page, holders, now)}`),
+        Dom.make("p", { class: "path" }, `in ${note.name}: ${this.pageWords(page, holders, now)}`),
       ),
       holders.length ? Dom.section("Held by", Dom.table(["sequence", "its positions", ""], rows)) : null,
       copies.length
@@ -216,7 +216,7 @@ class Inspector {
         Dom.make(
           "p",
           { class: "path" },
-          `in step ${note.step}: ${Format.many(tokens, "token")} in ${Format.many(pages.length, "page")}`,
+          `in ${note.name}: ${Format.many(tokens, "token")} in ${Format.many(pages.length, "page")}`,
         ),
       ),
       pages.length

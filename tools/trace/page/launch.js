@@ -13,6 +13,7 @@ class LaunchView {
     return [
       this.title(origin, row, activity),
       this.facts(origin, row, activity),
+      this.words(origin),
       this.ran(origin, row),
       Product.section(trace, origin),
       this.parameters(origin),
@@ -37,6 +38,11 @@ class LaunchView {
       marks.map((text) => Dom.make("span", { class: "mark" }, text)),
       Dom.make("p", { class: "path" }, trace.paths.text(path) || "outside of steps"),
     );
+  }
+
+  words(origin) {
+    const sentences = this.trace.words(origin);
+    return Dom.section("What it does", ...sentences.map((text) => Dom.make("p", {}, text)));
   }
 
   facts(origin, row, activity) {

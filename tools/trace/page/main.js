@@ -142,7 +142,6 @@ async function start() {
 
 /** Loading takes longer than the steps that one looks for: begin with these. Returns what does so again, or null. */
 function showSteps(state, timeline) {
-  timeline.barOfStep(0); // reads all steps
   const bars = [...timeline.steps.values()];
   if (bars.length === 0) return null;
   const last = state.trace.numActivities ? Trace.largest(state.trace.ranStop) : 0;

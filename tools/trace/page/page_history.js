@@ -9,6 +9,7 @@ class PageHistory {
 
   constructor(notes) {
     this.notes = notes;
+    this.numPages = notes.reduce((most, note) => Math.max(most, note.num_pages), 0); // of the largest engine
     this.checkpoints = [];
     const state = PageHistory.start();
     notes.forEach((note, index) => {
@@ -27,6 +28,7 @@ class PageHistory {
 
   /** `tables`: request to pages; `lengths`: request to tokens with keys and values once the step has run. */
   static apply(state, note) {
+    if (note.begins) for (const part of Object.values(state)) part.clear();
     for (const request of [...note.released, ...note.preempted]) {
       state.tables.delete(request);
       state.lengths.delete(request);

@@ -54,7 +54,7 @@ class PagesPanel {
 
   filter() {
     this.used = this.history.everUsed();
-    const { num_pages: all } = this.history.notes[0];
+    const all = this.history.numPages;
     const checked = this.used.length < all;
     this.onlyUsed = Dom.make("input", { type: "checkbox", checked, onchange: () => this.choose() });
     const text = `only the ${Format.count(this.used.length)} pages ever used, of ${Format.count(all)}`;
@@ -76,7 +76,7 @@ class PagesPanel {
   }
 
   choose() {
-    const { num_pages: all } = this.history.notes[0];
+    const all = this.history.numPages;
     this.grid.choose(this.onlyUsed.checked ? this.used : Array.from({ length: all }, (_, page) => page));
   }
 
@@ -84,9 +84,9 @@ class PagesPanel {
     const index = this.state.step.value;
     const note = this.history.notes[index];
     this.slider.value = index;
-    this.slider.setAttribute("aria-valuetext", `step ${note.step}`);
+    this.slider.setAttribute("aria-valuetext", note.name);
     const free = Format.many(note.free, "page");
-    this.caption.textContent = `step ${note.step} · ${StepWords.batch(note)} · ${free} free · ${note.waiting} waiting`;
+    this.caption.textContent = `${note.name} · ${StepWords.batch(note)} · ${free} free · ${note.waiting} waiting`;
     const events = StepWords.events(note);
     this.events.replaceChildren(...events.map((text) => Dom.make("span", {}, text)));
     this.grid.show(index);

@@ -36,10 +36,4 @@ class Paths {
     const inner = this.parts(captured).slice(outer.length);
     return inner.length ? this.number([...outer, ...inner].join(" / ")) : launch;
   }
-
-  /** The number in `step 12 / …`, or null outside of steps. */
-  step(number) {
-    const match = /^step (\d+)$/.exec(this.parts(number)[0] || "");
-    return match ? Number(match[1]) : null;
-  }
 }

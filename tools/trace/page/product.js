@@ -1,6 +1,6 @@
 "use strict";
 
-/** A matrix product in row-major words, and as cuBLAS was asked for it: bindings/cublas.py tells why they differ. */
+/** A matrix product in row-major terms, and as cuBLAS was asked for it: bindings/cublas.py tells why they differ. */
 const Product = {
   section(trace, row) {
     const sizes = trace.field(row, "sizes");
@@ -12,24 +12,12 @@ const Product = {
       "The product",
       Dom.make("p", { class: "formula" }, `out[${m}, ${n}] = a[${m}, ${k}] · ${b}`),
       Dom.facts(["out", "a", "b"].map((name) => [name, tensors[name] && Dom.make("code", {}, tensors[name])])),
-      Dom.make("p", {}, Product.words(transposed)),
       Dom.make(
         "p",
         {},
         `As it was asked, column by column: op(A)[${n}, ${k}] · op(B)[${k}, ${m}] = C[${n}, ${m}].`,
       ),
       Product.asked(trace.field(row, "args") ?? {}),
-    );
-  },
-
-  words(transposed) {
-    return (
-      "Our matrices lie in memory row by row, and cuBLAS reads column by column: it sees each of them transposed. " +
-      "So it is asked for the transpose of out, outᵀ = bᵀ · aᵀ: A is b, B is a, and its m is our number of columns. " +
-      (transposed
-        ? "b is stored as [n, k], as weights are, and used transposed; " +
-          "what cuBLAS sees of it is turned back once more: op_T on A."
-        : "Nothing is transposed on the way: op_N on both.")
     );
   },
 

@@ -9,6 +9,7 @@ class Timeline {
 
   constructor(canvas, state, lanes, palette) {
     Object.assign(this, { canvas, state, lanes, palette, trace: state.trace, drag: null });
+    this.steps = this.readSteps();
     this.place();
     this.surface = new Surface(canvas, (context, width, height) => this.draw(context, width, height));
     for (const shared of [state.view.range, state.selected, state.step, state.theme])
@@ -77,7 +78,7 @@ class Timeline {
   /** A pale band where the step lies that the other panels show. */
   drawStep(context, painter, height) {
     const note = this.trace.notes[this.state.step.value];
-    const bar = note && this.barOfStep(note.step);
+    const bar = note && this.barOfStep(note.name);
     if (!bar) return;
     const from = Math.max(Timeline.GUTTER, painter.x(bar.start));
     const to = Math.min(painter.right, painter.x(bar.stop));
@@ -88,24 +89,24 @@ class Timeline {
 
   /** Show the step that another panel went to, unless some of it is in sight. */
   followStep() {
-    const bar = this.barOfStep(this.trace.notes[this.state.step.value].step);
+    const bar = this.barOfStep(this.trace.notes[this.state.step.value].name);
     const { view } = this.state;
     if (bar && (bar.stop < view.from || bar.start > view.to)) view.frame(bar.start, bar.stop);
   }
 
   /** The time in which a step's calls were made: {start, stop}; undefined when the trace has none of them. */
-  barOfStep(step) {
-    this.steps ??= this.readSteps();
-    return this.steps.get(step);
+  barOfStep(name) {
+    return this.steps.get(name);
   }
 
   readSteps() {
     const steps = new Map();
     const lane = this.lanes.find((other) => other.kind === "label");
     for (let i = 0; lane && i < lane.size; i++) {
-      const step = this.trace.paths.step(this.trace.path[lane.items[i]]);
-      const bar = steps.get(step);
-      if (step !== null) steps.set(step, { start: bar ? bar.start : lane.start[i], stop: lane.stop[i] });
+      const [name] = this.trace.paths.parts(this.trace.path[lane.items[i]]);
+      if (/^(engine \d+ )?step \d+$/.test(name)) {
+        steps.set(name, { start: steps.get(name)?.start ?? lane.start[i], stop: lane.stop[i] });
+      }
     }
     return steps;
   }

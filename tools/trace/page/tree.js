@@ -93,7 +93,7 @@ class Tree {
 
   collect(node, level) {
     const children = this.sorted(
-      TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers)),
+      TreeModel.shown(node, (word) => (word.endsWith("step") ? this.foldSteps : this.foldLayers)),
     );
     children.forEach((child, place) => {
       this.rows.push({ node: child, level, place: place + 1, siblings: children.length });
@@ -282,7 +282,7 @@ class Tree {
     let node = this.root;
     let found = null;
     for (const name of names) {
-      const shown = TreeModel.shown(node, (word) => (word === "step" ? this.foldSteps : this.foldLayers));
+      const shown = TreeModel.shown(node, (word) => (word.endsWith("step") ? this.foldSteps : this.foldLayers));
       const child = node.children.get(name);
       node = shown.find((other) => other === child || (other.folded > 1 && this.stands(other, name)));
       if (node === undefined) break;
