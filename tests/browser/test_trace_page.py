@@ -75,7 +75,9 @@ def test_a_click_shows_a_launch_with_its_source(open_page: OpenPage) -> None:
     assert "65.5 kB at 21.8 GB/s, 0.7 % of what this device does" in shown
     marked = page.inner_text("#inspector .line.here")
     assert "add_rmsnorm(bf16* __restrict__ out" in marked, "the source opens at the kernel"
-    assert page.evaluate("document.querySelector('#inspector .code').scrollTop") > 0
+    line, box = ("document.querySelector('#inspector .line.here')", "document.querySelector('#inspector .code')")
+    above = f"({line}.offsetTop - {box}.scrollTop)"
+    until(page, f"{above} > 0 && {above} < 400")
     page.select_option("#inspector select", "include/reduce.cuh")
     assert "block_sum" in page.inner_text("#inspector .code")
     assert page.evaluate("cutaway.state.step.value") == 1, "the other panels follow to its step"

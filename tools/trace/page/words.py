@@ -8,5 +8,6 @@ from tools.trace.explanations import Explainer
 
 
 def sentences(body: dict[str, Any]) -> list[str]:
-    """The sentences for a call with these fields."""
-    return Explainer()({"kind": "call"} | body)
+    """The sentences for a call with these fields, those on the API behind those on what this call is for."""
+    on_the_api, *others = Explainer()({"kind": "call"} | body)
+    return [*others, on_the_api]
