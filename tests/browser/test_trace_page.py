@@ -131,6 +131,12 @@ def test_kernels_of_a_graph_belong_to_their_layers(open_page: OpenPage, toy: Rec
     assert "step 5 / decode / layer 0 / attention" in shown and "inside a graph" in shown
     assert f"cuLaunchKernel #{ran[place]['of']}" in shown, "the call that was captured"
     assert "decode_attention(" in page.inner_text("#inspector .line.here")
+    way = "['step 5', 'decode', 'layer 1', 'attention', 'decode_attention']"
+    page.evaluate(f"cutaway.tree.select(cutaway.state.root.descend({way}))")
+    shown = page.inner_text("#inspector")
+    assert "step 5 / decode / layer 1 / attention" in shown and "inside a graph" in shown, (
+        "not the call that was captured"
+    )
     page.evaluate("row => cutaway.state.selectCall(row)", row)
     assert f"Ran on the device ({len(ran)})".lower() in page.inner_text("#inspector").lower()
 

@@ -24,8 +24,8 @@ class Tree {
       foldSteps: false,
     });
     this.build();
-    for (const child of this.root.children.values())
-      if (this.root.children.size <= 3) this.open.add(this.key(child));
+    const steps = [...this.root.children.values()].filter((child) => child.name !== TreeModel.OUTSIDE);
+    if (steps.length <= 2) for (const step of steps) this.open.add(this.key(step));
     state.selected.follow((it) => this.follow(it));
     this.list();
   }
@@ -194,7 +194,8 @@ class Tree {
   /** The share of the whole trace's time. */
   bar(node, which) {
     const whole = this.root[which];
-    const share = whole ? node[which] / whole : 0;
+    if (!node[which]) return null;
+    const share = node[which] / whole;
     const bar = Dom.make(
       "span",
       { class: `bar ${which}`, title: `${Format.percent(share)} of all ${which} time` },
@@ -221,12 +222,13 @@ class Tree {
     this.list();
   }
 
-  /** A leaf selects its first call that worked; anything above, its time. */
+  /** A leaf selects its first call, or what a graph ran of it first; anything above, its time. */
   select(node) {
     this.selecting = true;
-    const own = node.rows.find((row) => !this.trace.isCaptured(row)) ?? node.rows[0];
-    if (node.isLeaf && own !== undefined) this.state.selectCall(own);
-    else this.state.selectNode(node);
+    const own = node.rows.find((row) => !this.trace.isCaptured(row));
+    if (!node.isLeaf) this.state.selectNode(node);
+    else if (own === undefined && node.ran >= 0) this.state.selectRan(node.ran);
+    else this.state.selectCall(own ?? node.rows[0]);
     this.selecting = false;
   }
 
@@ -291,7 +293,12 @@ class Tree {
     }
     this.list();
     const row = this.rows.findIndex((other) => other.node === found);
-    if (row >= 0) this.moveTo(row);
+    if (row < 0) return;
+    const top = row * Tree.ROW;
+    const { scrollTop, clientHeight } = this.grid;
+    if (top < scrollTop || top + Tree.ROW > scrollTop + clientHeight)
+      this.grid.scrollTop = top - clientHeight / 2;
+    this.moveTo(row);
   }
 
   namesOf(it) {

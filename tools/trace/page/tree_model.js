@@ -17,7 +17,7 @@ class TreeNode {
       bytes: 0,
       flops: 0,
     });
-    Object.assign(this, { rows: [], folded: 1, start: Infinity, stop: -Infinity });
+    Object.assign(this, { rows: [], ran: -1, folded: 1, start: Infinity, stop: -Infinity });
   }
 
   child(name) {
@@ -107,12 +107,12 @@ const TreeModel = {
   addRan(trace, leaf, i) {
     const origin = trace.ranOrigin[i];
     leaf.runs += 1;
+    if (leaf.ran < 0) leaf.ran = i;
     leaf.device += trace.ranTime(i);
     const again = i > 0 && trace.ranOrigin[i - 1] === origin && trace.ranCall[i - 1] === trace.ranCall[i];
     if (origin >= 0 && !again) {
       leaf.bytes += trace.field(origin, "bytes") ?? 0;
       leaf.flops += trace.field(origin, "flops") ?? 0;
-      if (origin !== trace.ranCall[i]) leaf.rows.push(origin);
     }
     leaf.start = Math.min(leaf.start, trace.start[trace.ranCall[i]]);
     leaf.stop = Math.max(leaf.stop, trace.stop[trace.ranCall[i]]);
@@ -164,6 +164,7 @@ const TreeModel = {
     for (const node of nodes) {
       result.add(node);
       for (const row of node.rows) result.rows.push(row);
+      if (result.ran < 0) result.ran = node.ran;
     }
     for (const child of nodes[0].children.keys()) {
       result.children.set(
