@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bindings import nvrtc
+from bindings import kernel
 from bindings.cublas import Blas
 from bindings.device import Device
 from bindings.dtypes import BF16, F32, float32_to_bf16
+from bindings.nvrtc import KERNEL_SOURCES
 from bindings.tensor import Tensor
 from bindings.trace import recorder
 from tests.threaded_engine import Played, ThreadedEngine, operations_of, threaded_engine
@@ -120,7 +121,7 @@ MISSING_BARRIER = Fault(
 
 def broken(fault: Fault, folder: Path) -> Path:
     """A copy of cuda_src with the fault in it."""
-    shutil.copytree(nvrtc.KERNEL_SOURCES, folder / "kernels")
+    shutil.copytree(KERNEL_SOURCES, folder / "kernels")
     path = folder / "kernels" / fault.source
     text = path.read_text()
     assert text.count(fault.old) == 1, f"{fault.source} has changed: mend this fault"
@@ -156,7 +157,7 @@ def compared(right: list[Operation], engine: ThreadedEngine) -> Outcome:
 
 def found(right: list[Operation], job: Job, monkeypatch: pytest.MonkeyPatch, kernels: Path) -> Parting:
     """Where an engine with these kernels parts."""
-    monkeypatch.setattr(nvrtc, "KERNEL_SOURCES", kernels)
+    monkeypatch.setattr(kernel, "_sources", kernels)
     with threaded_engine(job) as engine:
         parted = parting(compared(right, engine))
     assert parted is not None, "the fault was not found"
@@ -230,7 +231,7 @@ def test_a_broken_kernel_parts_from_a_recording(
     job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     fault = FAULTS[name]
-    monkeypatch.setattr(nvrtc, "KERNEL_SOURCES", broken(fault, tmp_path))
+    monkeypatch.setattr(kernel, "_sources", broken(fault, tmp_path))
     parted = parting(against_recording(job)[0])
     assert parted is not None and fault.op in [suspect.op for suspect in parted.suspects]
     if name == "residual-not-kept":  # the residual is recorded once a layer, where the next one begins
@@ -242,7 +243,7 @@ def test_a_broken_kernel_parts_from_a_recording(
 def against_recording(job: Job) -> tuple[Outcome, list]:
     recording = Recording(RECORDED)
     prompts = [recording.token_ids[: recording.prompt_tokens]]
-    with threaded_engine(replace(job, prompts=prompts, max_tokens=recording.steps)) as engine:
+    with threaded_engine(replace(job, prompts=prompts, max_tokens=recording.steps, noise=True)) as engine:
         lockstep = Lockstep(recording, engine)
         pairs = list(lockstep.pairs())
     return lockstep.outcome, pairs

@@ -24,7 +24,7 @@ from bindings.errors import CutawayError
 from bindings.tensor import Tensor
 from engine.ops import SPLIT_TOKENS
 from tools.bisect.messages import Index, Lengths
-from tools.bisect.operands import Operands, gather
+from tools.bisect.operands import Operands, sequences
 from tools.microtest.reference import combine_splits as combine
 from tools.microtest.reference import decode_attention as decoding
 from tools.microtest.reference import prefill_attention as prefill
@@ -97,7 +97,7 @@ class Bounder:
         a, weight = operands["a"].astype(np.float64), operands.tensors["b"]
         columns = self.row_norms(weight, bool(operands.params["transpose_b"]))
         error = SIGMAS * sqrt(a.shape[1]) * 2 * F32_EPS
-        lengths = Lengths(np.linalg.norm(a, axis=1), columns, a.shape[1], error)
+        lengths = Lengths(np.linalg.norm(a, axis=1), columns, error)
 
         def exact(index: Index) -> float:
             row, column = index
@@ -144,9 +144,7 @@ def add_norm(operands: Operands) -> Bounds:
 
 def rope(operands: Operands) -> Bounds:
     """Rotated queries in place, rotated keys in their slots; values are copied."""
-    qkv, positions = operands["qkv"], operands["positions"]
-    first, table = int(positions.min()), operands.tensors["cos_sin"]  # as long as the model's context
-    turns = table[first : int(positions.max()) + 1].numpy()[positions - first]
+    qkv, turns = operands["qkv"], operands.turns()
     rotated = rotate(qkv, turns)
     bound = bf16_bound(rotated, 2 * F32_EPS * rotation_magnitude(qkv, turns))
     num_kv_heads = operands.tensors["k_cache"].shape[1]
@@ -169,15 +167,14 @@ def gated(operands: Operands) -> Bounds:
 
 def prefill_attention(operands: Operands) -> Bounds:
     """Each sequence's queries over its keys and values, gathered from their pages."""
-    starts = operands["query_starts"]
-    batch = _batch(operands, [slice(starts[s], starts[s + 1]) for s in range(len(starts) - 1)])
+    batch = _batch(operands)
     return unless_scores_are_lost(["out"], lambda: {"out": _known(*prefill.reference(batch))})
 
 
 def decode_attention(operands: Operands) -> Bounds:
     """One query a sequence; each of its splits by itself."""
     names, shape = ["partial_out", "partial_lse"], operands.tensors["partial_out"].shape
-    batch = _batch(operands, [slice(s, s + 1) for s in range(shape[0])])
+    batch = _batch(operands)
     random = np.random.default_rng(0)  # fills what the kernel must not read, which is of no interest here
 
     def known() -> Bounds:
@@ -193,20 +190,11 @@ def combine_splits(operands: Operands) -> Bounds:
     return {"out": _known(*combine.reference(operands["partial_out"], operands["partial_lse"], live.tolist()))}
 
 
-def _batch(operands: Operands, rows: list[slice]) -> Batch:
-    """What attention reads: the queries of `rows` of each sequence, and its keys and values."""
-    k_cache, size = operands.tensors["k_cache"], operands.tensors["k_cache"].shape[2]
-    num_heads = operands["qkv"].shape[1] - 2 * k_cache.shape[1]
-    queries = [operands["qkv"][part, :num_heads] for part in rows]
-    keys: list[NDArray] = []
-    values: list[NDArray] = []
-    for table, length in zip(operands["block_tables"], operands["seq_lens"].tolist(), strict=True):
-        tokens = np.arange(length)
-        slots = table[tokens // size] * size + tokens % size
-        for found, name in ((keys, "k_cache"), (values, "v_cache")):
-            pool = operands.tensors[name]
-            found.append(decode(gather(pool, slots), pool.dtype))
-    return Batch(queries, keys, values)
+def _batch(operands: Operands) -> Batch:
+    """What attention reads: the queries of each sequence, and its keys and values."""
+    num_heads = operands["qkv"].shape[1] - 2 * operands.tensors["k_cache"].shape[1]
+    rows, _, keys, values = zip(*sequences(operands), strict=True)
+    return Batch([operands["qkv"][part, :num_heads] for part in rows], keys, values)
 
 
 def unless_scores_are_lost(outputs: list[str], known: Callable[[], Bounds]) -> Bounds:

@@ -4,7 +4,7 @@ docs/accuracy.md estimates the relative error of an engine's residual stream as 
 so far of (1 + 6 f)), where f is the share of its mean square that a sublayer's update makes up. Two engines whose
 roundings have nothing in common lie sqrt(2) times that apart; two whose sums differ in their last bits alone get there
 after some layers, since a rounding that falls the other way is a whole rounding. Measured errors are up to twice the
-estimate (AMPLIFICATION), on trained models too.
+estimate, on trained models too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from tools.bisect.compare import host, same_rows
 from tools.bisect.lockstep import Pair
+from tools.bisect.noise import EPSILON
 from tools.bisect.place import Place, place_of
-from tools.bisect.recorded_error import EPSILON
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ Index = tuple[int, ...]
 class Job:
     """What a side runs: `prompts` (texts, or token ids) to `max_tokens` tokens each, on an engine made with `engine`.
 
-    kernels: the copy of cuda_src that its kernels come from; None: the project's own.
+    kernels: the copy of cuda_src that its kernels come from; None: the project's own. noise: whether to follow what
+    roundings do (noise.py).
     """
 
     engine: Mapping[str, Any]
@@ -25,6 +26,7 @@ class Job:
     max_tokens: int
     kernels: Path | None = None
     debug: bool = False
+    noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of out[M, N] = x[M, K] w[N, K]^T: the lengths |x| of the rows [M] of x and |w| [N] of w, and K.
+    """Of out[M, N] = x[M, K] w[N, K]^T: the lengths |x| of the rows [M] of x and |w| [N] of w.
 
     Two vectors in place of the matrix |x| |w|, which would be larger than the product itself. `error`: the product's
     own error as a share of |x| |w|.
@@ -55,7 +57,6 @@ class Lengths:
 
     rows: NDArray[np.float64]
     columns: NDArray[np.float64]
-    terms: int
     error: float
 
     def at(self, where: tuple[NDArray, ...]) -> NDArray[np.float64]:
@@ -72,6 +73,7 @@ class Output:
     tensor: the name of the memory, `activations.qkv`.
     relative, absolute, lengths: how far the value may lie from what exact arithmetic gives for the same inputs:
         relative * |value| + absolute, which is broadcast to the values; of a matrix product also lengths.error |x| |w|.
+    noise: of a product, the deviation of its error where roundings before it are followed (noise.py).
     compared: False where side b is to go on with these values, whatever it has.
     """
 
@@ -81,6 +83,7 @@ class Output:
     relative: float = 0.0
     absolute: NDArray[np.float64] | float = 0.0
     lengths: Lengths | None = None
+    noise: NDArray[np.float64] | None = None
     compared: bool = True
 
 

@@ -7,7 +7,7 @@ the pipe: the pool of pages may be as large as the device's memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,13 @@ class Operands:
     def scalar(self, name: str) -> float:
         """A number that was passed by value."""
         return float(self.params[name])
+
+    def turns(self) -> NDArray[np.float32]:
+        """The rows [T, D] of rope_kv_write's cos_sin for its positions; the table is as long as the context can be."""
+        positions, table = self["positions"], self.tensors["cos_sin"]
+        first = int(positions.min())
+        rows: NDArray[np.float32] = table[first : int(positions.max()) + 1].numpy()[positions - first]
+        return rows
 
     @property
     def outputs(self) -> list[str]:
@@ -143,6 +150,18 @@ def part(op: str, name: str, operands: Operands) -> Part:
     if op == "decode_attention":
         return LiveSplits(tensor, operands["seq_lens"])
     return Whole(tensor)
+
+
+def sequences(operands: Operands) -> Iterator[tuple[slice, NDArray[np.int32], NDArray, NDArray]]:
+    """Of each sequence that attends: its rows of qkv, its slots, and its keys and values [L, NKV, D] as host values."""
+    pools = [operands.tensors[name] for name in POOLS]
+    size, tables = pools[0].shape[2], operands["block_tables"]
+    starts = operands["query_starts"] if "query_starts" in operands.tensors else np.arange(len(tables) + 1)
+    for s, length in enumerate(operands["seq_lens"].tolist()):
+        tokens = np.arange(length)
+        slots = tables[s][tokens // size] * size + tokens % size
+        keys, values = (decode(gather(pool, slots), pool.dtype) for pool in pools)
+        yield slice(int(starts[s]), int(starts[s + 1])), slots, keys, values
 
 
 def gather(pages: Tensor, slots: NDArray[np.int32]) -> NDArray:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile, is_zipfile
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from bindings.errors import CutawayError
 from tools.bisect.messages import Index, Operation, Output
 from tools.bisect.place import place_of
-from tools.bisect.recorded_error import RecordedError
+from tools.bisect.recorded_error import SIGMAS, RecordedError
 
 RECORDED = "recorded"  # stands for the operations that led to a recorded value
 NAME = re.compile(r"embedding|final_norm|logits|layers\.\d+\.(input_norm|attention|mlp|residual)")
@@ -128,9 +128,8 @@ class Recording:
                 f"{self._path}: {point.name} is {shape}, of which step {step} reads {list(values.shape)}; the engine "
                 f"has {list(mine.values.shape)}: another model or text was recorded"
             )
-        if mine.lengths is not None:
-            lengths = replace(mine.lengths, error=self._error.of_product(point.name, mine.lengths.terms))
-            return Output(values, "f32", point.name, lengths=lengths)
+        if mine.noise is not None:
+            return Output(values, "f32", point.name, absolute=SIGMAS * mine.noise)
         return Output(values, "f32", point.name, absolute=self._error.of(point.name)[rows])
 
     def _rows(self, step: int, name: str) -> slice:

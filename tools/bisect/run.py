@@ -69,7 +69,7 @@ def job(arguments: argparse.Namespace, side: Side, kernels: Path | None, recordi
         **limits,
         **WAYS[side.way],
     }
-    return Job(engine, prompts, num_steps(arguments, recording), kernels, arguments.debug)
+    return Job(engine, prompts, num_steps(arguments, recording), kernels, arguments.debug, recording is not None)
 
 
 def num_steps(arguments: argparse.Namespace, recording: Recording | None) -> int:

@@ -120,10 +120,8 @@ def _advice(found: Parting, kernels: Kernels) -> str:
     if found.inputs_differ:
         return "look at what this operation reads beside activations, which were equal: a weight, or a table"
     operation, folder = found.operation, kernels[found.culprit]
-    if operation.kernel:
-        command = f"python -m tools.microtest {operation.op}"
-        return command if folder is None else f"{command} --file {folder / operation.source}"
-    return "look at who computes the product there: cuBLAS on a GPU, bindings/cpu/gemm.cpp on the CPU device"
+    command = f"python -m tools.microtest {operation.op}"
+    return f"{command} --file {folder / operation.source}" if folder is not None and operation.source else command
 
 
 def _short(operation: Operation) -> str:

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bindings.trace import recorder
 from tools import cli
 from tools.bisect.bounds import EXACT, Bound, Bounder
@@ -29,6 +32,7 @@ from tools.bisect.messages import (
     Operation,
     Output,
 )
+from tools.bisect.noise import Noise
 from tools.bisect.operands import Operands, Part, part
 
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe says when its other end was closed
@@ -50,19 +54,22 @@ class Launched:
         ends = {name: mine[name].address + mine[name].nbytes == its[name].address for name in ("out", "a")}
         return all(ends.values()) and mine["b"].address == its["b"].address
 
-    def report(self, bounder: Bounder) -> Operation:
+    def report(self, bounder: Bounder, noise: Noise | None) -> Operation:
         """What it wrote, and how exact that must be."""
         event, operands = self.event, self.operands
         self.parts = {name: part(event["op"], name, operands) for name in operands.outputs}
         self.bounds = bounder.bounds(event["op"], operands)
-        outputs = {name: self._output(name) for name in self.parts}
+        deviation = None if noise is None else noise.follow(event["op"], operands)
+        outputs = {name: self._output(name, deviation) for name in self.parts}
         site, kernel, source = event["site"], event.get("kernel", ""), event.get("source", "")
         return Operation(event["op"], kernel, source, event["label"], site, outputs)
 
-    def _output(self, name: str) -> Output:
+    def _output(self, name: str, noise: NDArray[np.float64] | None) -> Output:
         tensor, bound = self.operands.tensors[name], self.bounds.get(name, EXACT)
         values = self.parts[name].read()
-        return Output(values, tensor.dtype.name, tensor.buffer.name, bound.relative, bound.absolute, bound.lengths)
+        return Output(
+            values, tensor.dtype.name, tensor.buffer.name, bound.relative, bound.absolute, bound.lengths, noise
+        )
 
     def explain(self, asked: Explain) -> Explanation:
         """One element of what it wrote."""
@@ -77,8 +84,9 @@ class Lockstep:
     Told is an operation when the next call is about to be made: until then another block of it may come.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, noise: bool = False) -> None:
         self._connection, self._bounder = connection, Bounder()
+        self._noise = Noise() if noise else None
         self._last: Launched | None = None
         self._next: Launched | None = None
 
@@ -105,7 +113,7 @@ class Lockstep:
         launched, self._last = self._last, None
         if launched is None:
             return
-        self._connection.send(launched.report(self._bounder))
+        self._connection.send(launched.report(self._bounder, self._noise))
         while isinstance(answer := self._connection.recv(), Explain):
             self._connection.send(launched.explain(answer))
         for name, values in answer.values.items():
@@ -133,7 +141,7 @@ def run(job: Job, connection: Connection) -> None:
     def progress(stage: str, done: int, total: int, unit: str) -> None:
         connection.send(Loading(stage, done, total, unit))
 
-    lockstep = Lockstep(connection)
+    lockstep = Lockstep(connection, job.noise)
     params = SamplingParams(temperature=0, max_tokens=job.max_tokens, ignore_eos=True)
     with recorder.listening(lockstep), LLM(progress=progress, **job.engine) as llm:
         lockstep.finish()
