@@ -23,14 +23,14 @@ def test_pairs_of_events_agree_with_cupti(repository: Path) -> None:
     command = [sys.executable, "-m", "tests.device.time_kernels_twice"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    times = json.loads(done.stdout)
-    shares = defaultdict(list)
-    for name, pair, cupti in times:
-        assert -0.02 * cupti <= pair - cupti <= 0.02 * cupti + LAUNCH_US, (
-            f"{name}: {pair} us by events, {cupti} by CUPTI"
-        )
-        if cupti > LONG_US:
-            shares[name].append(pair / cupti - 1)
-    assert len(times) > 200 and len(shares) >= 2, "too few kernels, or none that is long"
-    for name, found in shares.items():
-        assert median(found) <= 0.02, f"{name}: pairs are {100 * median(found):.1f} % above CUPTI in the median"
+    kernels = defaultdict(list)
+    for name, pair, cupti in json.loads(done.stdout):
+        assert pair >= 0.98 * cupti, f"{name}: {pair} us by events, {cupti} us by CUPTI"
+        kernels[name].append((pair, cupti))
+    long = 0
+    for name, times in kernels.items():  # medians: the host may be interrupted while it launches one
+        pair, cupti = (median(column) for column in zip(*times, strict=True))
+        long += cupti > LONG_US
+        allowed = 0.02 * cupti if cupti > LONG_US else 0.02 * cupti + LAUNCH_US
+        assert pair - cupti <= allowed, f"{name}: {pair} us by events, {cupti} us by CUPTI in the median"
+    assert long >= 2 and sum(map(len, kernels.values())) > 200, "too few kernels, or none that is long"

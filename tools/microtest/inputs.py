@@ -32,14 +32,20 @@ def shape_of(arg: TensorArg, symbols: Symbols) -> tuple[int, ...]:
     return tuple(evaluate(axis, symbols) for axis in arg.axes)
 
 
-def arrays_for(op: Op, symbols: Symbols, copy: int = 0) -> Arrays:
-    """The carrier array of every In and InOut tensor. `copy` changes indices and leaves random numbers as they are."""
-    indices = _BUILDERS.get(op.entry, _nothing)(symbols, np.random.default_rng(copy))
+def arrays_for(op: Op, symbols: Symbols) -> Arrays:
+    """The carrier array of every In and InOut tensor."""
+    indices = indices_for(op, symbols)
     return {
-        arg.name: _as(arg, indices[arg.name]) if arg.name in indices else _random(arg.dtype, shape_of(arg, symbols))
+        arg.name: indices[arg.name] if arg.name in indices else _random(arg.dtype, shape_of(arg, symbols))
         for arg in op.tensors
         if arg.role != "out"
     }
+
+
+def indices_for(op: Op, symbols: Symbols, copy: int = 0) -> Arrays:
+    """Of these the ones that a kernel follows; other ones for each `copy` of the inputs."""
+    indices = _BUILDERS.get(op.entry, _nothing)(symbols, np.random.default_rng(copy))
+    return {arg.name: _as(arg, indices[arg.name]) for arg in op.tensors if arg.name in indices}
 
 
 def require_consistent(op: Op, symbols: Symbols) -> None:

@@ -21,7 +21,7 @@ from bindings.device import Device, Event, Graph
 from bindings.errors import CudaError
 from bindings.tensor import Tensor
 from engine.spec import Op
-from tools.microtest.inputs import SHARED, arrays_for, scalars_for, shape_of
+from tools.microtest.inputs import SHARED, arrays_for, indices_for, scalars_for, shape_of
 from tools.microtest.products import Product
 from tools.microtest.shapes import Workload
 
@@ -83,7 +83,7 @@ class Copies:
                 self.pristine[arg.name] = self.device.upload(first[arg.name], arg.dtype, f"pristine.{arg.name}")
         self._add(first)
         for copy in range(1, self._wanted()):
-            self._add(arrays_for(self.op, self.workload.symbols, copy))
+            self._add(indices_for(self.op, self.workload.symbols, copy))
 
     def _wanted(self) -> int:
         """How many copies make the inputs cold, as far as there is memory for them."""
@@ -99,9 +99,17 @@ class Copies:
                 tensors[arg.name] = self.tensors[0][arg.name]
             elif arg.role == "out":
                 tensors[arg.name] = self.device.empty(shape_of(arg, self.workload.symbols), arg.dtype, arg.name)
-            else:
+            elif arg.name in arrays:
                 tensors[arg.name] = self.device.upload(arrays[arg.name], arg.dtype, arg.name)
+            else:
+                tensors[arg.name] = self._copied(self.tensors[0][arg.name])
         self.tensors.append(tensors)
+
+    def _copied(self, source: Tensor) -> Tensor:
+        """The same numbers once more, without the way over the host."""
+        target = self.device.empty(source.shape, source.dtype, source.name)
+        self.device.copy_on_device(target.address, source.address, source.nbytes, self.device.stream)
+        return target
 
     def launch(self, op: Op, number: int) -> None:
         """Launch `op`, one with these arguments, on the copy whose turn it is."""
