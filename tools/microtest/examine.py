@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from bindings.device import Device
 from bindings.errors import CudaError
-from engine.spec import Op, Symbols
+from bindings.kernel import Defines
+from engine.spec import Op
 from tools.bench.rates import Rates
 from tools.microtest import report
 from tools.microtest.catalogue import KERNELS, cases_for
 from tools.microtest.ceiling import Ceiling, Figure, figure, impossible
 from tools.microtest.correctness import Verdict, explained, verdicts
-from tools.microtest.harness import built, symbols_of
+from tools.microtest.harness import Case, built, symbols_of
 from tools.microtest.options import ALL
 from tools.microtest.products import Product
 from tools.microtest.resources import Resources, resources
@@ -92,6 +93,9 @@ def _examine_all(
     found: list[Examined] = []
     shape = shape_asked(arguments)
     with Progress(quiet=arguments.quiet or len(wanted) == 1) as progress:
+        if len(wanted) > 1:  # all at once: a kernel alone has too few variants for all cores
+            jobs = [job for op in wanted for job in _jobs(device, op, cases_for(op), shape)]
+            device.kernels.precompile(jobs, lambda done, total: progress("compile kernels", done, total, "kernels"))
         for op in wanted:
             progress("test and time", len(found), len(wanted), "kernels")
             found.append(examine(device, op, rates, shape, arguments.under_sanitizer))
@@ -105,7 +109,7 @@ def examine(device: Device, op: Op, rates: Rates | None, shape: Mapping[str, int
     """Test `op`, and time it if it is right and `rates` are given. sanitized: compute-sanitizer looks on."""
     wanted = workloads(op, device.kind, shape)
     cases = built(cases_for(op))
-    _compile(device, op, [symbols_of(op, case.problem()) for case in cases] + [one.symbols for one in wanted])
+    device.kernels.precompile(_jobs(device, op, cases, shape), lambda done, total: None)
     came = explained(device, op, cases, list(verdicts(device, op, cases, sanitized)))
     left_out = len(cases) - len(came)
     right = not left_out and all(verdict.passed for verdict in came)
@@ -117,11 +121,13 @@ def examine(device: Device, op: Op, rates: Rates | None, shape: Mapping[str, int
     return Examined(op, came, left_out, measured, others)
 
 
-def _compile(device: Device, op: Op, shapes: Sequence[Symbols]) -> None:
-    """Compile all that the shapes need, on all cores."""
-    if not isinstance(op, Product):
-        jobs = [(op.source, op.defines(symbols, device.max_dynamic_smem)) for symbols in shapes]
-        device.kernels.precompile(jobs, lambda done, total: None)
+def _jobs(device: Device, op: Op, cases: Sequence[Case], shape: Mapping[str, int]) -> list[tuple[str, Defines]]:
+    """What to compile for all shapes of the cases, and for those that are timed."""
+    if isinstance(op, Product):
+        return []
+    shapes = [symbols_of(op, case.problem()) for case in cases]
+    shapes += [one.symbols for one in workloads(op, device.kind, shape)]
+    return [(op.source, op.defines(symbols, device.max_dynamic_smem)) for symbols in shapes]
 
 
 def measure(device: Device, op: Op, workload: Workload, rates: Rates) -> Measured:
