@@ -14,6 +14,7 @@ from tools.microtest.harness import Case, cases_of
 from tools.microtest.inspection import Dim3, inspect, parse_place, shape_of, spelled
 from tools.microtest.products import Product
 from tools.microtest.session import TestFailure, chosen, opened
+from tools.progress import Progress
 from tools.trace.terminal import in_colour
 
 
@@ -29,7 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
         case = (
             named_case(op, arguments.case) if arguments.case else first_case(op, block, thread, device.max_dynamic_smem)
         )
-        inspection = inspect(op, case, block, thread)
+        with Progress(quiet=arguments.quiet) as progress:
+            progress("compile and run", 0, 1, "kernels")
+            inspection = inspect(op, case, block, thread)
+            progress("compile and run", 1, 1, "kernels")
     if arguments.json:
         print(json.dumps(inspection_view.as_json(inspection), allow_nan=False))
     else:

@@ -99,11 +99,11 @@ def _inspecting_device(block: Dim3, thread: Dim3) -> Iterator[Device]:
     """A CPU device whose kernels tell: one of its own, since another may have some that do not."""
     from bindings.cpu import checks, driver
 
+    device = Device.open("cpu")
     were_on = checks.checking()
     driver.set_checks("off")  # what tells reads more than the kernel does
-    inspect_thread(block, thread)
-    device = Device.open("cpu")
     try:
+        inspect_thread(block, thread)
         yield device
     finally:
         end_inspection()
