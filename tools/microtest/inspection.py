@@ -115,11 +115,9 @@ def _compile(op: Op, device: Device, symbols: Symbols) -> None:
     try:
         op.kernel(device, symbols)
     except CompileError as error:
-        defines = op.defines(symbols, device.max_dynamic_smem)
         end_inspection()
-        compile_kernel(
-            KERNEL_SOURCES / op.source, defines, device.arch
-        )  # what is wrong in the .cu itself, is told here
+        defines = op.defines(symbols, device.max_dynamic_smem)
+        compile_kernel(KERNEL_SOURCES / op.source, defines, device.arch)  # says what is wrong in the .cu itself
         text = f"{op.source} compiles, but not in the form in which its threads can be inspected: {error}"
         raise CutawayError(text) from error
 
