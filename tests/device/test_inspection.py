@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,16 @@ def test_the_command_prints_json_of_the_case_that_is_named(capsys: pytest.Captur
     assert main(["rmsnorm", "--inspect", "block=1,thread=2", "--case", "T3-H576", "--json", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["case"], told["block"], told["calls"][0]["name"]) == ("T3-H576", [1, 0, 0], "rmsnorm")
+
+
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (KERNEL_SOURCES.parent / "docs" / "microtest.md").read_text()
+    section = page[page.index("## What one thread computed") :]
+    command, text = (block.split("```")[0] for block in re.split(r"```(?:bash|text)\n", section)[1:3])
+    assert main([*command.split()[3:], "--device", "cpu", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    for part in text.split("[...]\n"):
+        assert part in printed
 
 
 @pytest.mark.parametrize(
