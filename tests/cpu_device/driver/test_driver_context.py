@@ -16,7 +16,9 @@ from bindings.cpu import driver
 from tests.cpu_device.driver.support import ok, status
 
 EXTRAS = {
+    "end_inspection",
     "find_allocation",
+    "inspect_thread",
     "last_refusal",
     "last_report",
     "live_allocations",
@@ -25,6 +27,8 @@ EXTRAS = {
     "set_fences",
     "set_schedule",
     "set_streams",
+    "watch_writes",
+    "watched_writes",
 }
 
 
