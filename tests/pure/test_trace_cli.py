@@ -23,6 +23,12 @@ def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device of these tests does not exist, and nobody need measure it."""
+    monkeypatch.setattr(trace, "limits_of", lambda device: HEADER["rates"])
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """A trace of two steps, a graph and a shared page, as --jsonl writes it."""

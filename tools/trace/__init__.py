@@ -19,7 +19,7 @@ from typing import TextIO, cast
 from bindings.trace import recorder
 from tools import cli
 from tools.trace.debugger.options import pausing, times
-from tools.trace.limits import limits
+from tools.trace.limits import limits_of
 from tools.trace.options import EXAMPLES, check, make_parser
 from tools.trace.recording import Recording
 from tools.trace.session import Session
@@ -51,7 +51,7 @@ def watch(arguments: argparse.Namespace) -> int:
     tool, *rest = arguments.command
     with shared_stdout(aside=arguments.json) as stdout:
         views = Views(arguments, stdout)
-        session = Session(shlex.join(arguments.command), times(arguments), [views], limits)
+        session = Session(shlex.join(arguments.command), times(arguments), [views], limits_of)
         try:
             with recorder.listening(session, first=True), pausing(arguments):
                 return int(importlib.import_module(f"tools.{tool}").main(rest))

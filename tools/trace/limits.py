@@ -10,7 +10,7 @@ from bindings.trace import Event
 from tools.bench.rates import remembered
 
 
-def limits(device: Event) -> Event | None:
+def limits_of(device: Event) -> Event | None:
     """{read_bytes, flops} a second of a device as its note describes it; None where measuring fails.
 
     Measured once a device, by another process, since this one is being watched.
