@@ -20,8 +20,8 @@ from bindings.trace import recorder
 # The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
 last_launch = "none"
 
-# Whether a sticky error was raised: the context is dead, and who closes the device need not say so again.
-sticky_was_told = False
+# How many sticky errors were raised: the context is dead, and who closes the device need not say so again.
+sticky_errors = 0
 
 LONGEST_NAME = 100
 
@@ -110,10 +110,10 @@ def _detail(api: str, name: str) -> str:
 
 
 def _error(api: str, call: str, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]) -> CudaError:
-    global sticky_was_told
+    global sticky_errors
     spelled = ", ".join(f"{key}={value}" for key, value in spell_arguments(function, arguments).items())
     name = _status_name(api, status)
-    sticky_was_told |= name in STICKY
+    sticky_errors += name in STICKY
     return CudaError(call, name, _status_text(api, status), spelled, _detail(api, name))
 
 

@@ -184,7 +184,7 @@ class Device:
         if self._closed:
             return
         self._closed = True
-        was_dead = calls.sticky_was_told
+        was_dead = calls.sticky_errors > 0
         try:
             self._free_all()
         except CudaError:

@@ -263,7 +263,7 @@ def test_nothing_is_read_after_an_error_that_killed_the_context(
         yield "tbreak op silu_mul; c"
         run.said()
         with monkeypatch.context() as patch:
-            patch.setattr(calls, "sticky_was_told", True)
+            patch.setattr(calls, "sticky_errors", calls.sticky_errors + 1)
             yield "peek gate_up[0]"
         assert "cannot read device memory any more: an error has killed the context" in run.said()
 

@@ -96,6 +96,7 @@ class DeviceMemory:
         self._seen: dict[str, Region] = {}
         self._device: Device | None = None
         self._is_capturing = False
+        self._errors_before = calls.sticky_errors  # of a device that was closed before this run
 
     def remember(self, operands: Mapping[str, Tensor]) -> None:
         """Tensors of a call: they can be asked for by their buffers' names from now on."""
@@ -180,7 +181,7 @@ class DeviceMemory:
                 "cannot read device memory now: the stream is being captured into a graph, and waiting for it would"
                 " break the capture; nothing of it has run yet"
             )
-        if calls.sticky_was_told:
+        if calls.sticky_errors > self._errors_before:
             raise CommandError("cannot read device memory any more: an error has killed the context")
         owner = memory_map.name_at(region.address)
         if owner is None or owner.startswith("freed "):
