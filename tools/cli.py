@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -28,6 +29,9 @@ from typing import Any, NoReturn
 from bindings.errors import CutawayError
 
 ERROR, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+PATIENCE_SECONDS = 1.0
+WAITS = "cutaway {}: waiting for a call to come back; Ctrl-C again ends it at once"
 
 Body = Callable[[argparse.Namespace], None]
 
@@ -71,7 +75,7 @@ def run(parser: Parser, body: Body, argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of ending the run
-    interrupt = Interrupt()
+    interrupt = Interrupt(parser.tool)
     try:
         arguments = parser.parse_args(argv)
         show_warnings(parser.tool, getattr(arguments, "quiet", False))
@@ -109,11 +113,15 @@ class Interrupt:
 
     Foreign code may turn the KeyboardInterrupt into an error of its own (numpy does so while it is imported) or swallow
     it (in a destructor): then it is raised once more. After the first one, Ctrl-C ends the process without a word:
-    threads of an interrupted run may take a while to end. Where interrupts are ignored, they stay ignored.
+    threads of an interrupted run may take a while to end. So it does where the first one waits: Python hears of it when
+    the main thread comes back from foreign code, and a kernel that loops for ever never does. Where interrupts are
+    ignored, they stay ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tool: str) -> None:
+        self.tool = tool
         self.came = False
+        self.wakeup = -1
         self.restored: Any = None
         self.hook = sys.unraisablehook
 
@@ -122,7 +130,31 @@ class Interrupt:
         if usual and threading.current_thread() is threading.main_thread():  # no other thread may set it
             self.restored = signal.signal(signal.SIGINT, self._on_signal)
             sys.unraisablehook = self._on_unraisable
+            self._listen()
         return self
+
+    def _listen(self) -> None:
+        """Have C write each signal to a pipe at once, for a thread that does not wait for foreign code."""
+        reader, self.wakeup = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_what_waits, args=(reader,), name="Ctrl-C", daemon=True).start()
+
+    def _end_what_waits(self, reader: int) -> None:
+        """Say that a first Ctrl-C has to wait, and end the process at a second one that would wait as well."""
+        interrupts = told = 0
+        while True:
+            ready, _, _ = select.select([reader], [], [], PATIENCE_SECONDS if interrupts > told else None)
+            if ready and not (signals := os.read(reader, 64)):
+                break
+            interrupts += signals.count(signal.SIGINT) if ready else 0
+            if interrupts > 1 and not self.came:
+                os._exit(INTERRUPTED)
+            if not ready:
+                told = interrupts
+                if not self.came:
+                    print(WAITS.format(self.tool), file=sys.stderr, flush=True)
+        os.close(reader)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.came = True
@@ -137,6 +169,8 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         if self.restored is not None:
             sys.unraisablehook = self.hook
+            signal.set_wakeup_fd(-1)
+            os.close(self.wakeup)
             signal.signal(signal.SIGINT, signal.SIG_DFL if self.came else self.restored)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bindings.errors import CutawayError
+from tests.tool_runs import RESTORE_SIGINT
 from tools import cli
 
 
@@ -105,6 +107,7 @@ def test_reader_that_goes_away_ends_the_tool_quietly(repository: Path) -> None:
     """As in `tool | head -1`: no traceback, no "Exception ignored", the exit code of a broken pipe."""
     program = """
 import sys
+from tests.tool_runs import RESTORE_SIGINT
 from tools import cli
 
 def body(arguments):
@@ -123,3 +126,36 @@ sys.exit(cli.run(parser, body, []))
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == cli.BROKEN_PIPE
+
+
+def test_a_second_interrupt_ends_what_does_not_hear_of_the_first(repository: Path) -> None:
+    """As in a kernel that loops for ever: the main thread is in foreign code, and no handler of Python's runs."""
+    program = f"""{RESTORE_SIGINT}
+import ctypes, threading
+from tools import cli
+
+lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+
+def body(arguments):
+    threading.Timer(0.5, print, ["ready"], {{"flush": True}}).start()
+    lock(mutex)
+    lock(mutex)  # for ever, also after a signal
+
+parser = cli.Parser("sample", "", "")
+cli.add_common_options(parser)
+sys.exit(cli.run(parser, body, []))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == f"{cli.WAITS.format('sample')}\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == cli.INTERRUPTED
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
