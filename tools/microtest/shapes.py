@@ -90,7 +90,7 @@ def workloads(op: Op, kind: str, given: Values | None = None) -> list[Workload]:
     known = symbols_of(op)
     for symbol in given:
         if symbol not in known:
-            raise UsageError(f"--shape: {op.name} has no symbol {symbol!r}; it has {', '.join(known)}")
+            raise UsageError(f"{op.name} has no symbol {symbol!r}; it has {', '.join(known)}")
     if op.entry == "gemm":
         found = _products(kind)
     else:
@@ -159,6 +159,8 @@ def parse(text: str) -> dict[str, int]:
         symbol, _, value = part.partition("=")
         if not symbol.isidentifier() or not value.isdecimal() or int(value) < 1:
             raise UsageError(f"--shape {part!r}: expected SYMBOL=SIZE,... as in T=512,H=2048")
+        if symbol in shape:
+            raise UsageError(f"--shape {text!r} says twice what {symbol} is")
         shape[symbol] = int(value)
     return shape
 
