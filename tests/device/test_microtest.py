@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,11 +20,12 @@ import pytest
 from bindings import nvrtc
 from bindings.device import Device
 from engine import ops
+from engine.spec import Op
 from tests.source_tree import REPOSITORY
 from tools import microtest
 from tools.bench import rates
 from tools.bench.rates import Rates
-from tools.microtest import examine, ladder, paired, roofline, timing
+from tools.microtest import compare, examine, ladder, paired, roofline, session, sweep, timing
 from tools.microtest.catalogue import KERNELS, cases_for
 
 KERNEL_FILES = REPOSITORY / "cuda_src"
@@ -78,6 +80,8 @@ def changed(folder: Path, source: str, old: str, new: str) -> Path:
         (["rmsnrm"], "did you mean rmsnorm"),
         (["rmsnorm", "--shape", "Q=4"], "no symbol 'Q'; it has T, H"),
         (["rmsnorm", "--shape", "T"], "expected SYMBOL=SIZE"),
+        (["rmsnorm", "--shape", ""], "expected SYMBOL=SIZE"),
+        (["rmsnorm", "--shape", "T=1,T=2"], "says twice what T is"),
         (["rmsnorm", "--dtype", "f16"], "rmsnorm takes bf16"),
         (["argmax", "--dtype", "bf16"], "argmax takes f32"),
         (["rmsnorm", "--shape", "T=4", "--no-time"], "--no-time"),
@@ -90,7 +94,7 @@ def changed(folder: Path, source: str, old: str, new: str) -> Path:
         (["rmsnorm", "--watch", "--ptx"], "not allowed with"),
         (["rmsnorm", "--plot", "x.svg"], "--plot does not go with"),
         (["rmsnorm", "--sweep", "H=8"], "expected SYMBOL=LOW..HIGH"),
-        (["rmsnorm", "--sweep", "Q=8..16"], "no symbol 'Q'"),
+        (["rmsnorm", "--sweep", "Q=8..16"], "error: rmsnorm has no symbol 'Q'"),
         (["rmsnorm", "--sweep", "H=8..16", "--shape", "H=8"], "both say what H is"),
         (["rmsnorm", "--sweep", "H=8..16", "--plot", "x.gif"], "ends in .svg or .png"),
         (["rmsnorm", "--sweep", "H=8..16", "--plot", "no/such/x.svg"], "there is no folder"),
@@ -332,6 +336,32 @@ def test_ptx_needs_nvrtc_and_no_gpu() -> None:
         assert ".target sm_90a" in out and ".entry rmsnorm(" in out
     else:
         assert "nvrtc" in err.lower() and err.count("\n") == 1
+
+
+def test_which_kernel_of_a_file_is_meant_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """rmsnorm.cu has two: a fault in the other one would go unseen."""
+    mine = KERNEL_FILES / "rmsnorm.cu"
+    typed = ["--file", str(mine), "--no-time"]
+    assert find_op(typed).name == "rmsnorm"
+    assert capsys.readouterr().err == f"{mine} has add_rmsnorm, too: this is about rmsnorm; name another to test it\n"
+    assert find_op([*typed, "--quiet"]).name == "rmsnorm"
+    assert find_op(["add_rmsnorm", *typed]).name == "add_rmsnorm"
+    assert capsys.readouterr().err == ""
+
+
+def find_op(typed: list[str]) -> Op:
+    return session.chosen(microtest.make_parser().parse_args(typed))
+
+
+@pytest.mark.parametrize("mode", [["--sweep", "I=64..128"], ["--compare", KERNEL_FILES]], ids=["sweep", "compare"])
+def test_what_is_wrong_leaves_stdout_to_json(tool: Tool, monkeypatch: pytest.MonkeyPatch, mode: list[Any]) -> None:
+    wrong = SimpleNamespace(passed=False, verdicts=[], left_out=1, problems=["silu_mul is wrong"])
+    for module in (sweep, compare):
+        monkeypatch.setattr(module, "examine", lambda *_: wrong)
+    ran = tool("silu_mul", *mode, "--json")
+    assert (ran.code, ran.out) == (1, "") and ran.err.startswith("right in 0 of 1 cases")
+    ran = tool("silu_mul", *mode)
+    assert ran.out.startswith("right in 0 of 1 cases") and ran.err == "cutaway microtest: error: silu_mul is wrong\n"
 
 
 def started(*typed: str | Path) -> subprocess.Popen[str]:

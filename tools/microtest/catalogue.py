@@ -44,11 +44,7 @@ def from_file(path: Path, name: str | None) -> Op:
 
     Raises UsageError for a file that can't be read, or that has no entry of the kernel asked for.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--file {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
-    entries = _ENTRY.findall(text)
+    entries = _entries(path)
     op = find(name) if name else next((op for op in KERNELS.values() if op.entry in entries), None)
     if isinstance(op, Product):
         raise UsageError("--file: a matrix product is cuBLAS's, no kernel of ours")
@@ -56,3 +52,17 @@ def from_file(path: Path, name: str | None) -> Op:
         wanted = f'extern "C" __global__ void {op.entry}(...)' if op else "an entry named as a kernel of the list"
         raise UsageError(f"--file {path}: it must have {wanted}; it has {', '.join(entries) or 'no entry'}")
     return op.variant(source=str(path.resolve()))
+
+
+def others_in(path: Path, op: Op) -> list[str]:
+    """The shipped kernels that a file has beside `op`: one of a ladder is the same kernel as another rung."""
+    entries = dict.fromkeys(entry for entry in _entries(path) if entry != op.entry)
+    return [entry for entry in entries if entry in KERNELS]
+
+
+def _entries(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--file {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+    return _ENTRY.findall(text)

@@ -19,10 +19,8 @@ from bindings.kernel import KernelLibrary
 from bindings.nvrtc import KERNEL_SOURCES
 from engine.spec import Op
 from tools.cli import UsageError
-from tools.microtest import report
-from tools.microtest.catalogue import cases_for
 from tools.microtest.columns import duration, table
-from tools.microtest.correctness import explained, verdicts
+from tools.microtest.examine import examine, require_right
 from tools.microtest.paired import PAIRS, Difference, in_turns, using
 from tools.microtest.products import Product
 from tools.microtest.session import TestFailure, chosen, opened, shape_asked
@@ -45,12 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("--compare: a matrix product is cuBLAS's, no kernel of ours")
     with _sources(arguments.compare, op) as base, opened(arguments) as device:
         wanted = workloads(op, device.kind, shape_asked(arguments))
-        cases = cases_for(op)
-        came = explained(device, op, cases, list(verdicts(device, op, cases)))
-        wrong = [verdict for verdict in came if not verdict.passed]
-        if wrong:
-            print("\n".join(report.failure_lines(wrong)))
-            raise TestFailure(f"{op.name} is wrong in {wrong[0].case}: its time says nothing")
+        require_right([examine(device, op, None, {})], arguments.json)
         found = [compare(device, op, base, workload) for workload in wanted]
         _tell(arguments, op, device, found)
 

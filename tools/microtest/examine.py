@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,14 @@ def examine(device: Device, op: Op, rates: Rates | None, shape: Mapping[str, int
     shipped = KERNELS[op.name]
     others = [] if shipped is op else [measure(device, shipped, workload, rates) for workload in wanted]
     return Examined(op, came, left_out, measured, others)
+
+
+def require_right(found: Sequence[Examined], as_json: bool) -> None:
+    """Raise TestFailure at the first kernel that is wrong, with what is wrong: on stderr where stdout is for JSON."""
+    for one in found:
+        if not one.passed:
+            print(report.correctness_text(one), file=sys.stderr if as_json else sys.stdout)
+            raise TestFailure(one.problems[0])
 
 
 def _jobs(device: Device, op: Op, cases: Sequence[Case], shape: Mapping[str, int]) -> list[tuple[str, Defines]]:

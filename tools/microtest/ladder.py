@@ -13,7 +13,7 @@ from tools.cli import UsageError
 from tools.microtest import report
 from tools.microtest.catalogue import LADDERS
 from tools.microtest.columns import amount, duration, percent, table
-from tools.microtest.examine import Examined, Measured, examine
+from tools.microtest.examine import Examined, Measured, examine, require_right
 from tools.microtest.session import TestFailure, ceiling_of, opened, shape_asked
 from tools.microtest.shapes import require_dtype, workloads
 from tools.progress import Progress
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
                 progress("test and time", len(found), len(ladder), "rungs")
                 found.append(examine(device, op, rates, shape))
             progress("test and time", len(ladder), len(ladder), "rungs")
-        _fail_if_wrong(found)
+        require_right(found, arguments.json)
         by_workload = [climb(ladder, column) for column in zip(*(one.measured for one in found), strict=True)]
         if arguments.json:
             print(json.dumps({"ladder": arguments.ladder, "device": device.name, "rungs": _data(by_workload)}))
@@ -57,13 +57,6 @@ def run(arguments: argparse.Namespace) -> None:
     problems = [problem for one in found for problem in one.problems]
     if problems:
         raise TestFailure(problems[0])
-
-
-def _fail_if_wrong(found: Sequence[Examined]) -> None:
-    for one in found:
-        if not one.passed:
-            print(report.correctness_text(one))
-            raise TestFailure(one.problems[0])
 
 
 def climb(ladder: Sequence[Op], column: Sequence[Measured]) -> list[Rung]:

@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from bindings.device import Device
 from bindings.errors import CutawayError
 from engine.spec import Op
 from tools.bench import rates
 from tools.bench.rates import Rates
-from tools.microtest.catalogue import find, from_file
+from tools.microtest.catalogue import find, from_file, others_in
 from tools.microtest.products import GEMM
 from tools.microtest.shapes import parse, require_dtype
 from tools.progress import Progress
@@ -41,12 +42,21 @@ def chosen(arguments: argparse.Namespace) -> Op:
     op: Op = from_file(arguments.file, arguments.kernel) if arguments.file else find(arguments.kernel)
     if getattr(arguments, "dtype", None):
         require_dtype(op, arguments.dtype)
+    if arguments.file and not arguments.kernel and not arguments.quiet:
+        _tell_others(arguments.file, op)
     return op
+
+
+def _tell_others(path: Path, op: Op) -> None:
+    """Which kernel of a file it is about, where it has several: a fault in another one would go unseen."""
+    others = others_in(path, op)
+    if others:
+        print(f"{path} has {', '.join(others)}, too: this is about {op.name}; name another to test it", file=sys.stderr)
 
 
 def shape_asked(arguments: argparse.Namespace) -> dict[str, int]:
     """What --shape says; nothing where it is not given."""
-    return parse(arguments.shape) if arguments.shape else {}
+    return parse(arguments.shape) if arguments.shape is not None else {}
 
 
 def ceiling_of(device: Device, arguments: argparse.Namespace) -> Rates:

@@ -14,7 +14,7 @@ from tools.microtest import chart, report
 from tools.microtest.chart import Axis, Chart, Series
 from tools.microtest.chart_files import require_writable, save
 from tools.microtest.columns import amount, duration, percent, table
-from tools.microtest.examine import Measured, examine, measure
+from tools.microtest.examine import Measured, examine, measure, require_right
 from tools.microtest.session import TestFailure, ceiling_of, chosen, opened, shape_asked
 from tools.microtest.shapes import workloads
 from tools.progress import Progress
@@ -59,10 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     with opened(arguments) as device:
         points = [workloads(op, device.kind, {**given, symbol: size})[0] for size in sizes]
         rates = ceiling_of(device, arguments)
-        tested = examine(device, op, None, {})
-        if not tested.passed:
-            print(report.correctness_text(tested))
-            raise TestFailure(tested.problems[0])
+        require_right([examine(device, op, None, {})], arguments.json)
         measured = []
         with Progress(quiet=arguments.quiet) as progress:
             for point in points:
