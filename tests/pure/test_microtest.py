@@ -240,6 +240,25 @@ def test_rates_are_measured_once_a_device(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert rates.known(one) == again and again.flops > 6.0
 
 
+def test_the_ceiling_is_the_fastest_of_the_products_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one with a long inner dimension, and not the largest."""
+    rate = {(512, 2048): 9e12}
+    tried = []
+
+    def seconds(device: Any, blas: Any, side: int, inner: int) -> float:
+        tried.append((side, inner))
+        return 2 * side**2 * inner / rate.get((side, inner), 1e12)
+
+    monkeypatch.setattr(rates, "_product_seconds", seconds)
+    monkeypatch.setattr("bindings.cublas.Blas", lambda *_: SimpleNamespace(close=lambda: None))
+    device: Any = SimpleNamespace(stream=None)
+    assert rates.product_rate(device) == pytest.approx(9e12)
+    assert tried[-1] == (4096, 4096)  # which takes long enough: the one before took 17 ms
+    rate.clear()
+    monkeypatch.setattr(rates, "LONG_ENOUGH", 1e9)
+    assert rates.product_rate(device) == pytest.approx(1e12) and max(tried) == (8192, 8192)
+
+
 def test_a_program_that_is_missing_is_told_with_where_it_was_looked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,8 +19,9 @@ COPY_BYTES = 1 << 28
 ROW = 1 << 17  # float32 elements of a row that one block reads
 ROWS_PER_SM = 4
 LARGEST_PRODUCT = 8192
-VERSION = 1  # of how the rates are measured: a new one makes what was remembered worthless
+VERSION = 2  # of how the rates are measured: a new one makes what was remembered worthless
 LONG_ENOUGH = 20e-3  # seconds: a product that takes this long shows the device's rate, not the cost of a launch
+SAMPLE = 2e-3  # seconds: shorter products are timed as many in a row as take this long
 
 
 @dataclass(frozen=True)
@@ -130,28 +131,41 @@ def kernel_read_rate(device: Device) -> float:
 
 
 def product_rate(device: Device) -> float:
-    """FLOPs a second of a square bf16 product, as large as it must be to take a while."""
+    """FLOPs a second of the fastest of several large bf16 products, as large as it takes to last a while.
+
+    The largest is not always the fastest: it draws so much power that the clock falls. Nor is the square one: a longer
+    inner dimension has less to write for each multiplication.
+    """
     from bindings.cublas import Blas
 
-    blas, size, rate = Blas(device, device.stream), 256, 0.0
-    while size <= LARGEST_PRODUCT:
-        seconds = _product_seconds(device, blas, size)
-        rate = max(rate, 2 * size**3 / seconds)
-        size = size * 2 if seconds < LONG_ENOUGH else LARGEST_PRODUCT + 1
+    blas, size, rate, lasts = Blas(device, device.stream), 256, 0.0, 0.0
+    while size <= LARGEST_PRODUCT and lasts < LONG_ENOUGH:
+        for side, inner in ((size // 2, 2 * size), (size, size)):
+            lasts = _product_seconds(device, blas, side, inner)
+            rate = max(rate, 2 * side**2 * inner / lasts)
+        size *= 2
     blas.close()
     return rate
 
 
-def _product_seconds(device: Device, blas: Blas, size: int) -> float:
+def _product_seconds(device: Device, blas: Blas, side: int, inner: int) -> float:
+    """Seconds of one product of [side, inner] by [inner, side]: so many in a row that the events' own time is lost."""
     from bindings.dtypes import BF16
     from engine import ops
 
-    names = ("bench.out", "bench.a", "bench.b")
-    out, a, b = (device.empty((size, size), BF16, name) for name in names)
+    out, a, b = (
+        device.empty(shape, BF16, f"bench.{name}")
+        for name, shape in (("out", (side, side)), ("a", (side, inner)), ("b", (side, inner)))
+    )
     for number, matrix in enumerate((a, b)):  # random numbers: zeros would run faster
-        flat = matrix.view(size * size)
-        ops.RANDOM_NORMAL(device.stream, out=flat, std=size**-0.5, seed=0, subsequence=number)
-    seconds = seconds_of(device, lambda: blas.gemm(out, a, b, transpose_b=True))
+        flat = matrix.view(side * inner)
+        ops.RANDOM_NORMAL(device.stream, out=flat, std=inner**-0.5, seed=0, subsequence=number)
+
+    def product() -> None:
+        blas.gemm(out, a, b, transpose_b=True)
+
+    once = seconds_of(device, product)
+    seconds = min(once, seconds_of(device, product, times=math.ceil(SAMPLE / once))) if once < SAMPLE else once
     for matrix in (out, a, b):
         matrix.free()
     return seconds
