@@ -121,7 +121,7 @@ class Interrupt:
     def __init__(self, tool: str) -> None:
         self.tool = tool
         self.came = False
-        self.wakeup = -1
+        self.wakeup = self.wakeup_before = -1
         self.restored: Any = None
         self.hook = sys.unraisablehook
 
@@ -137,7 +137,7 @@ class Interrupt:
         """Have C write each signal to a pipe at once, for a thread that does not wait for foreign code."""
         reader, self.wakeup = os.pipe()
         os.set_blocking(self.wakeup, False)
-        signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+        self.wakeup_before = signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
         threading.Thread(target=self._end_what_waits, args=(reader,), name="Ctrl-C", daemon=True).start()
 
     def _end_what_waits(self, reader: int) -> None:
@@ -169,7 +169,7 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         if self.restored is not None:
             sys.unraisablehook = self.hook
-            signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(self.wakeup_before)
             os.close(self.wakeup)
             signal.signal(signal.SIGINT, signal.SIG_DFL if self.came else self.restored)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,7 @@ def test_reader_that_goes_away_ends_the_tool_quietly(repository: Path) -> None:
     """As in `tool | head -1`: no traceback, no "Exception ignored", the exit code of a broken pipe."""
     program = """
 import sys
+import threading
 from tests.tool_runs import RESTORE_SIGINT
 from tools import cli
 
@@ -159,3 +162,21 @@ sys.exit(cli.run(parser, body, []))
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_run_leaves_signals_and_descriptors_as_they_were() -> None:
+    def held() -> tuple[object, int, int]:
+        descriptor = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(descriptor)
+        return signal.getsignal(signal.SIGINT), descriptor, len(os.listdir("/proc/self/fd"))
+
+    def end_of_listeners() -> None:
+        for thread in threading.enumerate():
+            if thread.name == "Ctrl-C":
+                thread.join(timeout=60)
+
+    before = held()
+    for _ in range(3):
+        assert cli.run(make_parser(), lambda arguments: None, []) == 0
+    end_of_listeners()
+    assert held() == before

@@ -16,7 +16,7 @@ def add_options(parser: cli.Parser) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> Figures:
-    """Bytes read a second, and FLOPs a second of a large bf16 product."""
+    """Bytes read a second, and FLOPs a second of the fastest large bf16 product."""
     from bindings.device import Device
 
     with Device.open(arguments.device) as device:
