@@ -42,10 +42,12 @@ def find(name: str) -> Op:
 def from_file(path: Path, name: str | None) -> Op:
     """The kernel in a `.cu` of somebody's own, under the spec of `name`, or of the entry that the file has.
 
+    Rungs of a ladder share an entry, but not the threads of a block: a copy is known by the name that its file keeps.
+
     Raises UsageError for a file that can't be read, or that has no entry of the kernel asked for.
     """
     entries = _entries(path)
-    op = find(name) if name else next((op for op in KERNELS.values() if op.entry in entries), None)
+    op = find(name) if name else _meant(path, entries)
     if isinstance(op, Product):
         raise UsageError("--file: a matrix product is cuBLAS's, no kernel of ours")
     if op is None or op.entry not in entries:
@@ -55,9 +57,15 @@ def from_file(path: Path, name: str | None) -> Op:
 
 
 def others_in(path: Path, op: Op) -> list[str]:
-    """The shipped kernels that a file has beside `op`: one of a ladder is the same kernel as another rung."""
-    entries = dict.fromkeys(entry for entry in _entries(path) if entry != op.entry)
-    return [entry for entry in entries if entry in KERNELS]
+    """The names of the shipped kernels beside `op` that a file may be a version of."""
+    entries = _entries(path)
+    return [name for name, other in KERNELS.items() if other.entry in entries and name != op.name]
+
+
+def _meant(path: Path, entries: list[str]) -> Op | None:
+    """The shipped kernel that a file of this name is a copy of; else the first that has one of its entries."""
+    alike = [op for op in KERNELS.values() if op.entry in entries]
+    return next((op for op in alike if Path(op.source).stem in path.stem), alike[0] if alike else None)
 
 
 def _entries(path: Path) -> list[str]:

@@ -48,10 +48,10 @@ def chosen(arguments: argparse.Namespace) -> Op:
 
 
 def _tell_others(path: Path, op: Op) -> None:
-    """Which kernel of a file it is about, where it has several: a fault in another one would go unseen."""
+    """What a file is tested as, where it has several kernels, or one that several specs launch."""
     others = others_in(path, op)
     if others:
-        print(f"{path} has {', '.join(others)}, too: this is about {op.name}; name another to test it", file=sys.stderr)
+        print(f"{path}: tested as {op.name}; name another to test it as that: {', '.join(others)}", file=sys.stderr)
 
 
 def shape_asked(arguments: argparse.Namespace) -> dict[str, int]:
