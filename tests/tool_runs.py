@@ -11,7 +11,6 @@ from pathlib import Path
 COMMAND = [sys.executable, "-m", "tools.generate"]
 # Some shells start background jobs with SIGINT ignored, and a child inherits that.
 RESTORE_SIGINT = "import signal, sys, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
-RUN_MODULE = "sys.argv[0] = 'tools.generate'; runpy.run_module('tools.generate', run_name='__main__', alter_sys=True)"
 
 # g++ without optimising, its outputs kept by what it was given: sources, objects and flags. Headers do not change
 # while tests run.
@@ -37,6 +36,12 @@ exec cp {store}/$key "$output"
 """
 
 
+def interruptible(module: str, prelude: str = "") -> list[str]:
+    """The command that runs a tool which heeds SIGINT whatever this process does, after the Python of `prelude`."""
+    run_it = f"sys.argv[0] = {module!r}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", RESTORE_SIGINT + prelude + run_it]
+
+
 def run(
     repository: Path, *options: str | Path, text: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -56,7 +61,7 @@ def run(
 def start(repository: Path, *options: str | Path, prelude: str = "", **environment: str) -> subprocess.Popen[bytes]:
     """Start the tool with pipes on stdout and stderr, ready to be interrupted, after the Python of `prelude`."""
     return subprocess.Popen(
-        [sys.executable, "-c", RESTORE_SIGINT + prelude + RUN_MODULE, *map(str, options)],
+        [*interruptible("tools.generate", prelude), *map(str, options)],
         cwd=repository,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ from bindings.tensor import Tensor
 from bindings.trace import recorder
 from tests.threaded_engine import Played, ThreadedEngine, operations_of, threaded_engine
 from tests.tiny_llama import MODELS
-from tests.tool_runs import RESTORE_SIGINT
+from tests.tool_runs import interruptible
 from tools.bisect import worker
 from tools.bisect.lockstep import LeadingEngine, Lockstep, Outcome
 from tools.bisect.messages import Job, Operation, Proceed
@@ -360,10 +360,9 @@ def test_a_side_that_fails_says_why(job: Job) -> None:
 
 @pytest.fixture
 def interrupted(repository: Path) -> Iterator[subprocess.Popen[str]]:
-    run_module = "runpy.run_module('tools.bisect', run_name='__main__', alter_sys=True)"
     options = ["--a", "textbook", "--b", "textbook", "--random-weights", "toy", "--max-tokens", "400", "hello"]
     process = subprocess.Popen(
-        [sys.executable, "-c", RESTORE_SIGINT + run_module, *options],
+        [*interruptible("tools.bisect"), *options],
         cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     yield process

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from bindings.device import Device
 from engine import ops
 from engine.spec import Op
 from tests.source_tree import REPOSITORY
+from tests.tool_runs import interruptible
 from tools import microtest
 from tools.bench import rates
 from tools.bench.rates import Rates
@@ -373,7 +373,7 @@ def test_what_is_wrong_leaves_stdout_to_json(tool: Tool, monkeypatch: pytest.Mon
 
 def started(*typed: str | Path) -> subprocess.Popen[str]:
     """The tool in a process of its own."""
-    command = [sys.executable, "-m", "tools.microtest", *map(str, typed)]
+    command = [*interruptible("tools.microtest"), *map(str, typed)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ), text=True, start_new_session=True, **pipes)
 
