@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from engine import ops
 from tools.trace.debugger.breakpoints import parse_place
 from tools.trace.debugger.conditions import Condition
 from tools.trace.debugger.console import Console, completer
-from tools.trace.debugger.device_memory import Region
+from tools.trace.debugger.device_memory import DeviceMemory, Region
 from tools.trace.debugger.errors import CommandError
 from tools.trace.debugger.figures import figures_of, histogram
 from tools.trace.debugger.looking import differences
 from tools.trace.debugger.pool import Pool, batch_lines, grid_lines, table_lines
 from tools.trace.debugger.selection import parse_selection
+from tools.trace.debugger.session import Debugger
 from tools.trace.debugger.source import kernel_file, kernel_lines
+from tools.trace.debugger.table import perform
 from tools.trace.terminal import Screen
 
 PLAIN = Screen(io.StringIO())
@@ -100,10 +103,23 @@ def test_a_narrowed_view_holds_what_the_index_picks(items: list[Any], dots: int)
     np.testing.assert_array_equal(narrow[rest], values[index])
 
 
-@pytest.mark.parametrize("text", ["x[3]", "x[0, 0, 0, 0]", "x[-4]", "x[..., ...]"])
-def test_an_index_beyond_the_shape_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["x[3]", "x[0, 0, 0, 0]", "x[-4]", "x[..., ...]", "x[::0]"])
+def test_an_index_that_does_not_fit_the_shape_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match=r"^x:f32\[3, 4, 5\]: "):
         Region("x", 4096, F32, (3, 4, 5)).narrowed(parse_selection(text).index)
+
+
+@pytest.mark.parametrize("text", ["x[" + "-" * 20_000 + "1]", "x:f32[" + "9" * 6000 + "]", "x:f32[0]", "x:f32[3, 0]"])
+def test_what_nobody_types_is_refused_and_the_session_goes_on(text: str) -> None:
+    debugger = SimpleNamespace(operands={}, memory=DeviceMemory())
+    with pytest.raises(CommandError, match=r"300 at most|has no elements"):
+        perform(cast(Debugger, debugger), f"hexdump {text}")
+
+
+def test_a_condition_that_is_nested_too_deep_is_refused() -> None:
+    with pytest.raises(CommandError, match="300 at most"):
+        parse_place("kernel rmsnorm if " + "not " * 30_000 + "m")
+    assert not parse_place("kernel rmsnorm if " + "not " * 70 + "m").holds(PRODUCT)
 
 
 def test_the_parts_of_a_view_are_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

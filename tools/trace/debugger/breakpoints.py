@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from bindings.trace import Event
 from engine import lab_ops, ops
 from tools.trace.debugger.conditions import Condition
-from tools.trace.debugger.errors import CommandError
+from tools.trace.debugger.errors import CommandError, check_length
 from tools.trace.debugger.labels import SEPARATOR, has_run, number_of, path_of
 
 USAGE = "call NAME | kernel NAME | op NAME | layer N | step N | label TEXT, and behind any of them: if CONDITION"
@@ -61,6 +61,7 @@ def parse_place(text: str) -> Place:
 
     Raises CommandError with what may stand there.
     """
+    check_length(text)
     where, *condition = re.split(r"\s+if\s+", text.strip(), maxsplit=1)
     kind, _, what = where.partition(" ")
     if kind and not what and kind not in KINDS:

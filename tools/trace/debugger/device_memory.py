@@ -59,7 +59,7 @@ class Region:
     def narrowed(self, index: Index) -> tuple[Region, Index]:
         """The smallest run of memory that holds what `index` picks, and how to pick it from there.
 
-        Raises CommandError for an index beyond the shape.
+        Raises CommandError for an index that does not fit the shape.
         """
         self._check(index)
         region, rest = self, list(index)
@@ -80,7 +80,7 @@ class Region:
     def _check(self, index: Index) -> None:
         try:
             np.broadcast_to(np.int8(0), self.shape)[index]
-        except IndexError as error:
+        except (IndexError, ValueError) as error:  # ValueError: a slice with step 0
             raise CommandError(f"{self}: {error}") from None
 
     def parts(self) -> Iterator[Region]:

@@ -75,10 +75,10 @@ def find_place(pool: Pool, layout: Layout | None, token: int, request: int, laye
     """Where a token lies. Raises CommandError where that is not known, or there is no such token or layer."""
     size = pool.known_step()["page_size"]
     table = pool.tables[request]
-    if layout is None:
-        raise CommandError("no call has used kv_pages yet: go to one by tbreak op rope_kv_write, then continue")
     if not 0 <= token < len(table) * size:
         raise CommandError(f"request {request} has pages for tokens 0 to {len(table) * size - 1}, not for {token}")
+    if layout is None:
+        raise CommandError("no call has used kv_pages yet: go to one by tbreak op rope_kv_write, then continue")
     if not 0 <= layer < layout.layers:
         raise CommandError(f"the model has layers 0 to {layout.layers - 1}, not {layer}")
     return KvPlace(layout, token, layer, table[token // size], size)

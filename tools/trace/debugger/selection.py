@@ -47,6 +47,8 @@ def parse_selection(text: str) -> Selection:
     if dtype is not None and dtype not in DTYPES:
         raise CommandError(f"no element type is called {dtype!r}; there are {', '.join(DTYPES)}")
     sizes = None if shape is None else tuple(int(size) for size in shape.split(",") if size.strip())
+    if sizes is not None and 0 in sizes:
+        raise CommandError(f"{text.strip()!r} has no elements: the sizes of a shape begin with 1")
     offset = int(found["offset"] or "0", 0)
     return Selection(found["name"], offset, DTYPES[dtype] if dtype else None, sizes, parse_index(found["index"] or ""))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tools.trace.debugger import looking, paging, running, stopping, telling
 from tools.trace.debugger.breakpoints import KINDS, kernel_names
 from tools.trace.debugger.command import Command
-from tools.trace.debugger.errors import CommandError
+from tools.trace.debugger.errors import CommandError, check_length
 from tools.trace.debugger.goals import Goal
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def find(word: str) -> Command:
 
 def perform(session: Debugger, line: str) -> Goal | None:
     """Do what a command says; an empty one goes to the next call."""
+    check_length(line)
     word, _, rest = line.partition(" ")
     return find(word or "next").run(session, rest.strip())
 
