@@ -6,7 +6,7 @@ import pytest
 
 from tests.browser.conftest import OpenPage
 from tests.browser.page_driver import place_of, small, until, visible
-from tests.large_trace import HEADER, header, large_trace
+from tests.large_trace import HEADER, header, large_trace, launch
 from tools.trace.recording import Recording
 
 pytestmark = pytest.mark.needs_chromium
@@ -104,6 +104,28 @@ def test_hovering_tells_what_is_there(open_page: OpenPage) -> None:
     assert page.inner_text("#tooltip").startswith("decode_attention\n14 µs\ndecode_attention on stream 1")
     page.mouse.move(5, 5)
     assert page.locator("#tooltip").is_hidden()
+
+
+@pytest.mark.parametrize(("overlap_us", "rows"), [(0.6, 1), (2.0, 2)])
+def test_an_overlap_that_the_clock_cannot_tell_is_none(open_page: OpenPage, overlap_us: float, rows: int) -> None:
+    first = launch(1, 0.0, "rmsnorm", "step 1 / decode", 10.0, 3.0)
+    second = launch(2, 1.0, "argmax", "step 1 / decode", 13.0 - overlap_us, 2.0)
+    page = open_page(Recording(header(), [first, second]))
+    lanes = page.evaluate(
+        "cutaway.timeline.lanes.filter(lane => lane.kind === 'ran').map(lane => [[...lane.start], [...lane.stop]])"
+    )
+    assert len(lanes) == rows
+    assert rows == 2 or lanes[0][1] == pytest.approx([13.0 - overlap_us, 15.0 - overlap_us])
+    page.mouse.move(*place_of(page, "ran", 0))
+    assert page.inner_text("#tooltip").startswith("rmsnorm\n3 µs")  # its own time, not that of the bar
+
+
+def test_a_stream_that_no_label_speaks_of_has_one_lane(open_page: OpenPage) -> None:
+    outside, inside = (launch(n, 10.0 * n, "rmsnorm", label, 10.0 * n, 3.0) for n, label in ((1, ""), (2, "step 1")))
+    inside["activities"][0]["stream"] = "stream 2"
+    page = open_page(Recording(header(), [outside, inside]))
+    titles = page.evaluate("cutaway.timeline.lanes.map(lane => lane.title)")
+    assert titles == ["step", "host calls", "stream 1", "stream 2", "device at"]
 
 
 def test_a_product_is_told_in_row_major_words(open_page: OpenPage, toy: Recording) -> None:

@@ -71,6 +71,18 @@ def test_slices_of_a_lane_nest(records: list[Record]) -> None:
             stack.append(end)
 
 
+def test_an_overlap_that_the_clock_cannot_tell_is_none(tmp_path: Path) -> None:
+    maker = Maker()
+    maker.launch("rmsnorm", us=3.0)
+    maker.device_us -= 0.6
+    maker.now_us = 0.0
+    maker.launch("argmax", us=2.0)
+    first, second = (one for one in of_kind(written(maker, tmp_path / "trace.json"), "X") if one["pid"] == DEVICE)
+    assert first["tid"] == second["tid"]
+    assert first["dur"] == pytest.approx(2.4) and first["args"]["device_us"] == pytest.approx(3.0)
+    assert second["dur"] == pytest.approx(2.0) and "device_us" not in second["args"]
+
+
 def test_each_arrow_leads_from_its_call_to_what_it_started(records: list[Record]) -> None:
     starts = {record["id"]: record for record in of_kind(records, "s")}
     ends = {record["id"]: record for record in of_kind(records, "f")}

@@ -25,6 +25,10 @@ EXPECTED = {("cuFuncGetParamInfo", "CUDA_ERROR_INVALID_VALUE")}
 # since Volta reach theirs at 100 to 300.
 BALANCE = 100
 
+# What a view takes for no overlap: by the time stamps of a GPU (CUPTI's, on an H100) a kernel may begin up to 0.6 us
+# before the one ahead of it on its stream has ended.
+RESOLUTION_US = 1.0
+
 _LAYER = re.compile(r"layers\.\d+\.")
 
 

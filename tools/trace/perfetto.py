@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bindings.trace import Event, written_aside
-from tools.trace.events import work_name
+from tools.trace.events import RESOLUTION_US, work_name
 from tools.trace.memory import Memory
 from tools.trace.unrolled import Unroller
 
@@ -54,10 +54,11 @@ class Perfetto:
 
     def _activity(self, event: Event, activity: Event, work: Event) -> None:
         start, end = activity["start_us"], activity["end_us"]
-        lane = self._lanes.lane(activity["stream"], start, end)
         details = _details(work) | {"label": work["label"], "activity": activity["name"]}
         name = work_name(work) or activity["name"]
-        self._records.append(_slice(DEVICE, lane, name, start, end, details))
+        record = _slice(DEVICE, 0, name, start, end, details)
+        lane = self._lanes.take(activity["stream"], record)
+        self._records.append(record)
         if start >= event["t_us"]:  # a clock that is off must not point an arrow into the past
             self._arrows += 1
             arrow = {"cat": "launch", "name": "launch", "id": self._arrows}
@@ -112,24 +113,36 @@ class Labels:
 
 
 class Lanes:
-    """Thread ids of the streams. Kernels that overlap on one stream get a lane each: slices of a lane may only nest."""
+    """Thread ids of the streams. Kernels that overlap on one stream get a lane each: slices of a lane may only nest.
+
+    An overlap that is shorter than the clock can tell is none: there the earlier slice ends where the later begins, and
+    tells its own duration beside it.
+    """
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}
-        self._until: dict[tuple[str, int], tuple[int, float]] = {}  # stream and depth -> lane, end of its last slice
+        self._last: dict[tuple[str, int], dict[str, Any]] = {}  # stream and depth -> the last slice of that lane
 
-    def lane(self, stream: str, start: float, end: float) -> int:
-        """The first lane of this stream that is free at `start`."""
+    def take(self, stream: str, record: dict[str, Any]) -> int:
+        """Put a slice into the first lane of its stream that is free when it begins; the lane."""
         depth = 0
-        while (stream, depth) in self._until and self._until[stream, depth][1] > start:
+        while (last := self._last.get((stream, depth))) and last["ts"] + last["dur"] - record["ts"] >= RESOLUTION_US:
             depth += 1
-        if (stream, depth) not in self._until:
+        if last is None:
             number = len(self.names) + 1
             self.names[number] = stream if depth == 0 else f"{stream}, overlapping ({depth})"
-            self._until[stream, depth] = number, end
-        number = self._until[stream, depth][0]
-        self._until[stream, depth] = number, end
+        else:
+            number = last["tid"]
+            _end_at(last, record["ts"])
+        record["tid"] = number
+        self._last[stream, depth] = record
         return number
+
+
+def _end_at(record: dict[str, Any], at_us: float) -> None:
+    if record["ts"] + record["dur"] > at_us:
+        record["args"]["device_us"] = record["dur"]
+        record["dur"] = max(at_us - record["ts"], 0.0)
 
 
 def _call_name(event: Event) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from tools.trace.events import RESOLUTION_US
 from tools.trace.page.engines import with_engines
 from tools.trace.page.memory import changes
 from tools.trace.page.words import sentences
@@ -49,6 +50,7 @@ def pack(header: Record, records: Sequence[Record]) -> Record:
     strings, values, bodies = Interned(), Interned(), Interned()
     return {
         "header": header,
+        "resolution": RESOLUTION_US,
         "calls": _calls(calls, strings, values, bodies),
         "activities": _activities(calls, strings),
         "words": _words(bodies, values, strings),

@@ -30,6 +30,7 @@ class Trace {
 
   constructor(packed) {
     this.header = packed.header;
+    this.resolution = packed.resolution; // microseconds: a shorter overlap on one stream is none
     this.values = packed.values;
     this.bodies = packed.bodies;
     this.notes = packed.notes;

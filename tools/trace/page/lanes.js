@@ -94,7 +94,7 @@ const Lanes = {
 
   calls(trace) {
     const bars = Array.from(trace.start, (start, row) => ({ start, stop: trace.stop[row], item: row }));
-    return Lanes.apart("call", "host calls", bars);
+    return Lanes.apart("call", "host calls", bars, 1e-3); // the times are whole nanoseconds
   },
 
   streams(trace) {
@@ -106,8 +106,10 @@ const Lanes = {
       else byStream.set(trace.ranStream[i], [bar]);
     }
     return [...byStream.keys()].sort().flatMap((stream) => {
-      const lanes = Lanes.apart("ran", stream, byStream.get(stream)); // sorts the bars
-      return [...lanes, Lanes.places(trace, byStream.get(stream))];
+      const bars = byStream.get(stream);
+      const lanes = Lanes.apart("ran", stream, bars, trace.resolution); // sorts the bars
+      const isLabelled = bars.some(({ item }) => trace.paths.text(trace.ranPath[item]));
+      return isLabelled ? [...lanes, Lanes.places(trace, bars)] : lanes;
     });
   },
 
@@ -125,13 +127,20 @@ const Lanes = {
     return Lanes.lane("place", "device at", places);
   },
 
-  /** Calls of several threads overlap, as do kernels that start before the last one ends: a lane has room for one. */
-  apart(kind, title, bars) {
+  /**
+   * Calls of several threads overlap, as do kernels that start before the last one ends: a lane has room for one.
+   * Where they overlap by less than `resolution`, the first ends where the second begins.
+   */
+  apart(kind, title, bars, resolution) {
     const rooms = [];
     for (const bar of bars.sort((a, b) => a.start - b.start)) {
-      const room = rooms.find((others) => others[others.length - 1].stop <= bar.start + 1e-3);
-      if (room) room.push(bar);
-      else rooms.push([bar]);
+      const room = rooms.find((others) => others[others.length - 1].stop - bar.start < resolution);
+      if (!room) rooms.push([bar]);
+      else {
+        const last = room[room.length - 1];
+        last.stop = Math.min(last.stop, bar.start);
+        room.push(bar);
+      }
     }
     return rooms.map((others, number) => Lanes.lane(kind, number ? "" : title, others));
   },

@@ -264,7 +264,7 @@ class Timeline {
     const { lane, depth, i } = found;
     const { trace } = this;
     const item = lane.items[i];
-    const took = Format.time(lane.stop[i] - lane.start[i]);
+    const took = Format.time(lane.kind === "ran" ? trace.ranTime(item) : lane.stop[i] - lane.start[i]);
     const pixel = this.state.view.width / this.canvas.clientWidth;
     const here = lane.count(lane.start[i], lane.start[i] + pixel);
     const more = here > 1 ? `and ${here - 1} more within this pixel` : null;
