@@ -160,6 +160,13 @@ def test_a_pipe_may_say_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Screen(io.StringIO()).width is None
 
 
+def test_a_window_that_is_made_wider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    screen = Screen(io.StringIO())
+    monkeypatch.setenv("COLUMNS", "140")
+    assert screen.width == 140
+
+
 def test_narrow_terminals_have_headings_in_place_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table(a_run(), monkeypatch, 80).splitlines()
     assert "step 1 / prefill / layer 0 / attention  (at 0.000030 s)" in lines

@@ -44,8 +44,12 @@ class Screen:
 
     def __init__(self, stream: TextIO, colour: str = "auto", wide: bool = False) -> None:
         self.stream, self.colour = stream, in_colour(colour, stream)
-        known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-        self.width = shutil.get_terminal_size().columns if known and not wide else None
+        self._has_width = not wide and (stream.isatty() or os.environ.get("COLUMNS", "").isdecimal())
+
+    @property
+    def width(self) -> int | None:
+        """Asked for anew each time, since a person may make a window wider while the debugger waits."""
+        return shutil.get_terminal_size().columns if self._has_width else None
 
     def line(self, text: str = "") -> None:
         """One line, or several."""
