@@ -201,6 +201,10 @@ def test_the_pages_are_those_of_the_cache(toy: Path, device: Device) -> None:
         assert "no request 7 holds pages; those that do: 0, 1" in run.said()
         yield "tbreak op rope_kv_write; c; kv 40"
         assert "request 0 has pages for tokens 0 to 31, not for 40" in run.said()
+        yield "kv 17; kv 17 layer 1"
+        assert re.search(r"this call writes the token.*rope_kv_write of layer 1 writes", run.said(), re.DOTALL)
+        yield "out; kv 17"
+        assert "this step computes the token: rope_kv_write of layer 0 writes" in run.said()
         yield "kv 25"
         assert "no step has computed this token yet" in run.said()
         yield "kv 3 layer 9"

@@ -56,12 +56,20 @@ def written_lines(session: Debugger, place: KvPlace, request: int) -> list[str]:
         return ["  no step has computed this token yet: what lies there is not its"]
     lines = []
     if place.token in session.pool.now(request):
-        lines = ["  this step computes the token: rope_kv_write of this layer writes what lies there"]
+        lines = [f"  this step computes the token: rope_kv_write of layer {place.layer} writes what lies there"]
+        if _writes(session, place.layer):
+            lines = ["  this call writes the token: until it is made (out makes it) what lies there is not its"]
     for word, plane in place.planes():
         row = place.row(plane)
         values = session.memory.read(row, (slice(0, SHOWN),))
         lines.append(f"  {word} head 0 = {np.array2string(values, precision=5)[:-1]} ...]")
     return lines
+
+
+def _writes(session: Debugger, layer: int) -> bool:
+    """Whether the program stands before the call that writes the keys and values of this layer."""
+    event = session.event
+    return event.get("op") == "rope_kv_write" and not session.has_returned and number_of(event, "layer") == layer
 
 
 COMMANDS = (
