@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bindings.trace import recorder
+from bindings.trace import Event, recorder
 from engine import LLM, SamplingParams
 from tools.trace.recording import Recording
 from tools.trace.session import Recorded, Session
@@ -12,10 +12,12 @@ from tools.trace.session import Recorded, Session
 TOY_PAGE_BYTES = 16 * 1024  # keys and values of 16 tokens
 
 
-def traced(command: str, run: Callable[[], object]) -> Recording:
-    """What happens while `run` runs."""
+def traced(
+    command: str, run: Callable[[], object], rates: Callable[[Event], Event | None] = lambda _: None
+) -> Recording:
+    """What happens while `run` runs. `rates` tells what the device can do at best (Session)."""
     recorded = Recorded()
-    session = Session(command, "auto", [recorded])
+    session = Session(command, "auto", [recorded], rates)
     try:
         with recorder.listening(session, first=True):
             run()
