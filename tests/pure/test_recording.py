@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from bindings.errors import CutawayError
+from tests.large_trace import call, step_note
 from tools.trace.recording import Recording, TraceError
 
 HEADER = {"kind": "header", "version": 1, "command": "generate Hi", "device": None, "clock": "none", "rates": None}
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    records = [{"kind": "call", "n": 1, "call": "cuInit"}, {"kind": "step", "step": 1}, {"kind": "call", "n": 2}]
+    records = [call(1, 0.0, "cuInit"), step_note(1, 5.0), call(2, 9.0, "cuDeviceGet")]
     Recording(HEADER, records).write(tmp_path / "a.jsonl")
     read = Recording.read(tmp_path / "a.jsonl")
     assert (read.header, read.records) == (HEADER, records)
-    assert [call["n"] for call in read.calls] == [1, 2]
+    assert [one["n"] for one in read.calls] == [1, 2]
     assert [note["step"] for note in read.steps] == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -31,6 +32,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ('{"kind": "header", "version": 1}\n[1]\n', "line 2 is no record"),
         ('{"kind": "header", "version": 1}\n{"a": 1}\n', "line 2 is no record"),
         ('{"kind": "header", "version": 9}\n', "version 9"),
+        ('{"kind": "header", "version": 1}\n{"kind": "call", "n": 1, "args": {}', "cut off in line 2; .*: head -n 1 "),
+        ('{"kind": "header", "version": 1}\n{"kind": "call", "n": 1}\n', "line 2 is no call .* no t_us, call, args"),
+        ('{"kind": "header", "version": 1}\n{"kind": "step"}\n', "line 2 is no step of a trace: it has no t_us, step"),
         ("\x00\x01\x02", "line 1 is no JSON"),
     ],
 )

@@ -13,6 +13,7 @@ A file of it is JSON lines: the header, then one record a line.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ from bindings.errors import CutawayError
 from bindings.trace import Event, written_aside
 
 VERSION = 1
+NEEDED = {
+    "call": ("n", "t_us", "call", "args", "label", "site", "host_us", "result"),
+    "step": ("t_us", "step", "decodes", "prefills", "copies", "tables", "released", "preempted", "num_pages",
+             "page_size", "free", "cached", "waiting", "running"),
+}  # fmt: skip
 
 
 class TraceError(CutawayError):
@@ -67,7 +73,13 @@ def _parse(line: str, number: int, path: Path) -> Event:
     try:
         record = json.loads(line)
     except ValueError as error:
+        if number > 1 and not line.endswith("\n"):
+            whole = f"head -n {number - 1} {shlex.quote(str(path))} > whole.jsonl"
+            raise TraceError(f"{path}: cut off in line {number}; what is before it can be read: {whole}") from None
         raise TraceError(f"{path}: line {number} is no JSON ({error})") from None
     if not isinstance(record, dict) or "kind" not in record:
         raise TraceError(f"{path}: line {number} is no record of a trace: it has no kind")
+    missing = [name for name in NEEDED.get(record["kind"], ()) if name not in record]
+    if missing and number > 1:  # the first line must be a header, which is told by who asks for it
+        raise TraceError(f"{path}: line {number} is no {record['kind']} of a trace: it has no {', '.join(missing)}")
     return record
