@@ -60,6 +60,13 @@ def test_a_recording_is_shown_like_a_run(recorded: Path, capsys: pytest.CaptureF
     assert "layers 1 to 3" not in whole and len(whole.splitlines()) > len(out.splitlines())
 
 
+@pytest.mark.parametrize("option", ["--summary-only", "--html=t.html", "-x", "--gpu-times"])
+def test_an_option_behind_the_tool_is_told_where_it_belongs(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    code, _, err = run(capsys, "generate", "Hello", option, "--json")
+    assert code == 2 and f"cutaway trace: {option} is for trace: options of trace stand before 'generate'" in err
+    assert "is for trace" not in run(capsys, "generate", "Hello", "--nonsense", "--json")[2]
+
+
 def test_filters_choose_lines_and_the_summary_stays_whole(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "--open", recorded, "--kernel", "argmax", "--explain")
     table, summary = out.split("Summary of everything, whatever the filters chose to list")

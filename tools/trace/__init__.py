@@ -20,7 +20,7 @@ from bindings.trace import recorder
 from tools import cli
 from tools.trace.debugger.options import pausing, times
 from tools.trace.limits import limits_of
-from tools.trace.options import EXAMPLES, check, make_parser
+from tools.trace.options import EXAMPLES, check, make_parser, misplaced
 from tools.trace.recording import Recording
 from tools.trace.session import Session
 from tools.trace.terminal import Watched
@@ -54,7 +54,10 @@ def watch(arguments: argparse.Namespace) -> int:
         session = Session(shlex.join(arguments.command), times(arguments), [views], limits_of)
         try:
             with recorder.listening(session, first=True), pausing(arguments):
-                return int(importlib.import_module(f"tools.{tool}").main(rest))
+                code = int(importlib.import_module(f"tools.{tool}").main(rest))
+                if code == cli.USAGE and (hint := misplaced(arguments.command)):
+                    print(hint, file=sys.stderr)
+                return code
             return 0  # the debugger's quit has ended it, which is no failure
         finally:
             session.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -101,6 +103,17 @@ def check(arguments: argparse.Namespace) -> None:
     pause.check(arguments)
     for name in FILES:
         _check_file(_option(name), getattr(arguments, name))
+
+
+def misplaced(command: Sequence[str]) -> str:
+    """A line on options of the trace behind the tool's name, where the tool has refused them; "" where there are none.
+
+    Options that tools have as well are not told: `--json` may be either's.
+    """
+    tool, *rest = command
+    own = set(re.findall(r"^  (--?[\w-]+)", make_parser().format_help(), re.MULTILINE)) - {"-h", "--json", "--debug"}
+    found = ", ".join(word for word in rest if word.partition("=")[0] in own)
+    return f"cutaway trace: {found} is for trace: options of trace stand before {tool!r}" if found else ""
 
 
 def _check_open(arguments: argparse.Namespace) -> None:
