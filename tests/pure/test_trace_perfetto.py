@@ -134,6 +134,12 @@ def test_a_clock_that_is_off_makes_no_arrow_into_the_past(tmp_path: Path) -> Non
     assert not list(of_kind(records, "s")) and len(list(of_kind(records, "X"))) == 2
 
 
+def test_each_record_has_a_line_for_grep(records: list[Record], tmp_path: Path) -> None:
+    first, *lines, last = (tmp_path / "trace.json").read_text().splitlines()
+    assert [json.loads(line.removesuffix(",")) for line in lines] == records
+    assert json.loads(f"{first}{last}")["traceEvents"] == []
+
+
 def test_what_ran_is_told_beside_the_events(tmp_path: Path) -> None:
     feed(Perfetto(tmp_path / "t.json"), [])
     whole = json.loads((tmp_path / "t.json").read_text())

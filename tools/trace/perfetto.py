@@ -82,7 +82,10 @@ class Perfetto:
         records = [*self._names(), *sorted(self._records, key=_order)]
         about = {key: self._about[key] for key in ("command", "clock", "started") if key in self._about}
         with written_aside(self._path) as file:
-            json.dump({"traceEvents": records, "displayTimeUnit": "ms", "otherData": about}, file)
+            file.write('{"traceEvents": [\n')
+            for number, record in enumerate(records):  # one at a time: json.dump of all takes twice as long
+                file.write((",\n" if number else "") + json.dumps(record))
+            file.write(f'\n], "displayTimeUnit": "ms", "otherData": {json.dumps(about)}}}\n')
 
     def _names(self) -> Iterator[dict[str, Any]]:
         device = (self._about.get("device") or {}).get("name", "device")
