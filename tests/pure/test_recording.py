@@ -46,6 +46,18 @@ def test_what_is_no_trace_is_refused_with_its_place(tmp_path: Path, text: str, w
     assert str(path) in str(refused.value)
 
 
+def test_reading_a_large_trace_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "large.jsonl"
+    Recording(HEADER, [call(n, float(n), "cuInit") for n in range(1, 50)]).write(path)
+    Recording.read(path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("tools.trace.recording.LARGE", 1000)
+    Recording.read(path)
+    assert capsys.readouterr().err == f"read the trace ({path.stat().st_size / 1e6:.1f} MB)\n"
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CutawayError, match="cannot write the trace to"):
         Recording(HEADER).write(tmp_path / "no" / "c.jsonl")

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bindings.errors import CutawayError
 from bindings.trace import Event, written_aside
+from tools.progress import Progress
 
 VERSION = 1
+LARGE = 16_000_000  # bytes of a file that takes a second to read
 NEEDED = {
     "call": ("n", "t_us", "call", "args", "label", "site", "host_us", "result"),
     "step": ("t_us", "step", "decodes", "prefills", "copies", "tables", "released", "preempted", "num_pages",
@@ -58,15 +60,27 @@ class Recording:
 
     @classmethod
     def read(cls, path: Path) -> Recording:
-        """Read what `write` wrote. Raises TraceError with the line for what is no trace, OSError if there is none."""
-        with path.open(encoding="utf-8", errors="replace") as file:
-            records = [_parse(line, number, path) for number, line in enumerate(file, start=1)]
+        """Read what `write` wrote, and tell how far that is where it takes a while.
+
+        Raises TraceError with the line for what is no trace, OSError if there is none.
+        """
+        with path.open(encoding="utf-8", errors="replace") as file, Progress(quiet=path.stat().st_size < LARGE) as told:
+            lines = _followed(file, path.stat().st_size, told)
+            records = [_parse(line, number, path) for number, line in enumerate(lines, start=1)]
         if not records or records[0].get("kind") != "header":
             raise TraceError(f"{path}: line 1 is no header of a trace; write one with python -m tools.trace --jsonl")
         header, *rest = records
         if header.get("version") != VERSION:
             raise TraceError(f"{path}: a trace of version {header.get('version')}; this reads version {VERSION}")
         return cls(header, rest)
+
+
+def _followed(lines: Iterable[str], nbytes: int, told: Progress) -> Iterator[str]:
+    done = 0
+    for line in lines:
+        yield line
+        done += len(line)  # characters: a trace is ASCII
+        told("read the trace", min(done, nbytes), nbytes, "bytes")
 
 
 def _parse(line: str, number: int, path: Path) -> Event:
