@@ -160,6 +160,15 @@ def test_a_pipe_may_say_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Screen(io.StringIO()).width is None
 
 
+def test_a_terminal_obeys_nothing_of_a_trace_that_somebody_else_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = Maker()
+    maker.launch("rms\x1b]0;owned\x07norm", "step 1 / de\x1b[2Jcode\r\x9b2J")
+    for width in (80, None):
+        shown = table(maker, monkeypatch, width, "always")
+        assert "rms?]0;owned?norm" in shown and "de?[2Jcode" in shown and "\x1b[36m" in shown
+        assert not re.search(r"\x1b(?!\[[0-9;]*m)|[\r\x07\x9b]", shown)
+
+
 def test_a_window_that_is_made_wider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     screen = Screen(io.StringIO())

@@ -24,6 +24,8 @@ SEQUENCES = tuple(f"\x1b[1;38;5;{number}m" for number in (33, 208, 35, 199, 142,
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")  # all but styles, \t and \n
+
 COLOUR_CHOICES = ("auto", "always", "never")
 
 
@@ -52,10 +54,10 @@ class Screen:
         return shutil.get_terminal_size().columns if self._has_width else None
 
     def line(self, text: str = "") -> None:
-        """One line, or several."""
+        """One line, or several. Of a text of the trace a terminal obeys nothing: who wrote the file is not known."""
         if getattr(self.stream, "in_a_line", False):
             self.stream.write("\n")
-        self.stream.write(text + "\n")
+        self.stream.write(_CONTROL.sub("?", text) + "\n")
 
     def paint(self, text: str, style: str) -> str:
         """`text` in the style of that name, or as it is."""
