@@ -33,7 +33,7 @@ _WORK = ("cuLaunchKernel", "cuGraphLaunch", "cuMemcpy", "cuMemset", "cuEventSync
 _COMPILE = "nvrtcCreateProgram"
 _FIRST_HELD = "cuDevicePrimaryCtxRetain"  # before it, nothing is open
 
-GREETING = "help lists the commands; Enter: the next call, step: the engine's next step, quit: the end"
+GREETING = "help lists the commands; Enter: next call, step: next step, quit: the end"
 
 
 class Debugger:
