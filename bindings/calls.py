@@ -113,7 +113,7 @@ def _error(api: str, call: str, function: Callable[..., Any], status: Any, argum
     global sticky_errors
     spelled = ", ".join(f"{key}={value}" for key, value in spell_arguments(function, arguments).items())
     name = _status_name(api, status)
-    sticky_errors += name in STICKY
+    sticky_errors += name in STICKY and not recorder.ignores  # nobody is told what a listener finds out
     return CudaError(call, name, _status_text(api, status), spelled, _detail(api, name))
 
 
@@ -139,8 +139,8 @@ def _traced(name: str, function: Callable[..., Any], call: Callable[..., Any]) -
         event, result = recorder.before(name, spell_arguments(function, arguments)), "ok"
         try:
             return call(*arguments)
-        except CudaError as error:
-            result = error.name
+        except BaseException as error:  # a binding refuses what the API has no type for: no call, and no status
+            result = error.name if isinstance(error, CudaError) else type(error).__name__
             raise
         finally:
             recorder.after(event, result)

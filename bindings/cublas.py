@@ -102,12 +102,13 @@ class Blas:
         a and b share one of bf16, f16, f32; out may be that or f32. Raises CutawayError when shapes do not fit.
         """
         m, n, k = _gemm_sizes(out, a, b, transpose_b)
+        operand, result = _type(a.dtype), _type(out.dtype)
         if recorder.active:
             self._tell("gemm", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
-            1.0, b.address, _type(b.dtype), k if transpose_b else n, a.address, _type(a.dtype), k,
-            0.0, out.address, _type(out.dtype), n, COMPUTE_32F, GEMM_DEFAULT,
+            1.0, b.address, operand, k if transpose_b else n, a.address, operand, k,
+            0.0, out.address, result, n, COMPUTE_32F, GEMM_DEFAULT,
         )  # fmt: skip
 
     def linear(self, out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -130,20 +131,21 @@ class Blas:
             raise CutawayError(f"gemm_batched: batch sizes differ: out {out!r}, a {a!r}, b {b!r}")
         groups = sizes.pop()
         m, n, k = _gemm_sizes(_one(out), _one(a), _one(b), transpose_b)
+        operand, result = _type(a.dtype), _type(out.dtype)
         if recorder.active:
             self._tell("gemm_batched", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmStridedBatchedEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
-            1.0, b.address, _type(b.dtype), k if transpose_b else n, n * k, a.address, _type(a.dtype), k, m * k,
-            0.0, out.address, _type(out.dtype), n, m * n, groups, COMPUTE_32F, GEMM_DEFAULT,
+            1.0, b.address, operand, k if transpose_b else n, n * k, a.address, operand, k, m * k,
+            0.0, out.address, result, n, m * n, groups, COMPUTE_32F, GEMM_DEFAULT,
         )  # fmt: skip
 
     def _tell(self, op: str, out: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, int, int], transpose_b: bool) -> None:
         """What a trace tells of a product: in row-major words, beside cuBLAS's own arguments."""
         operands = {"out": out, "a": a, "b": b}
-        recorder.operands = operands
-        key = (op, *((tensor.address, tensor.dtype) for tensor in operands.values()), sizes, transpose_b)
-        recorder.tell(**spelled(key, lambda: _describe(op, operands, sizes, transpose_b)), stream=self.stream.name)
+        key = (op, *((tensor.address, tensor.dtype, tensor.shape) for tensor in operands.values()), transpose_b)
+        told = spelled(key, lambda: _describe(op, operands, sizes, transpose_b))
+        recorder.tell(operands, **told, stream=self.stream.name)
 
     def close(self) -> None:
         """Release the handle and its workspace."""

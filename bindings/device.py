@@ -149,29 +149,34 @@ class Device:
     def copy_in(self, address: int, source: NDArray, stream: Stream | None = None) -> None:
         """Copy a contiguous host array to `address` and wait, so that `source` may be reused."""
         stream = stream or self.stream
-        recorder.tell(bytes=source.nbytes, stream=stream.name)
+        if recorder.active:
+            recorder.tell(bytes=source.nbytes, stream=stream.name)
         driver.cuMemcpyHtoDAsync(address, source.ctypes.data, source.nbytes, stream.handle)
         stream.synchronize()
 
     def copy_in_async(self, address: int, source: int, nbytes: int, stream: Stream) -> None:
         """Start a copy from pinned host memory; `source` must keep its bytes until the stream has passed it."""
-        recorder.tell(bytes=nbytes, stream=stream.name)
+        if recorder.active:
+            recorder.tell(bytes=nbytes, stream=stream.name)
         driver.cuMemcpyHtoDAsync(address, source, nbytes, stream.handle)
 
     def copy_on_device(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
         """Start a copy from one device address to another."""
-        recorder.tell(bytes=2 * nbytes, stream=stream.name)  # read and written
+        if recorder.active:
+            recorder.tell(bytes=2 * nbytes, stream=stream.name)  # read and written
         driver.cuMemcpyDtoDAsync(target, source, nbytes, stream.handle)
 
     def copy_out_async(self, target: int, address: int, nbytes: int, stream: Stream) -> None:
         """Start a copy into pinned host memory; its bytes are there once the stream has passed it."""
-        recorder.tell(bytes=nbytes, stream=stream.name)
+        if recorder.active:
+            recorder.tell(bytes=nbytes, stream=stream.name)
         driver.cuMemcpyDtoHAsync(target, address, nbytes, stream.handle)
 
     def copy_out(self, target: NDArray, address: int, stream: Stream | None = None) -> None:
         """Copy from `address` into a contiguous host array and wait."""
         stream = stream or self.stream
-        recorder.tell(bytes=target.nbytes, stream=stream.name)
+        if recorder.active:
+            recorder.tell(bytes=target.nbytes, stream=stream.name)
         driver.cuMemcpyDtoHAsync(target.ctypes.data, address, target.nbytes, stream.handle)
         stream.synchronize()
 
@@ -232,7 +237,8 @@ class Buffer:
     def fill(self, byte: int, stream: Stream | None = None) -> None:
         """Set every byte."""
         stream = stream or self.device.stream
-        recorder.tell(bytes=self.nbytes, stream=stream.name)
+        if recorder.active:
+            recorder.tell(bytes=self.nbytes, stream=stream.name)
         driver.cuMemsetD8Async(self.address, byte, self.nbytes, stream.handle)
 
     def free(self) -> None:
@@ -288,10 +294,13 @@ class Stream:
     def record(self, event: Event) -> None:
         """Mark this point of the stream."""
         driver.cuEventRecord(event.handle, self.handle)
+        event.captured = recorder.capturing.get(self.name)
 
     def wait(self, event: Event) -> None:
-        """Later work of this stream starts after `event`."""
+        """Later work of this stream starts after `event`. One of a stream that captures lets this one capture, too."""
         driver.cuStreamWaitEvent(self.handle, event.handle, 0)
+        if event.captured is not None and event.captured in recorder.capturing.values():
+            recorder.capturing[self.name] = event.captured
 
     @contextmanager
     def capture(self) -> Iterator[Graph]:
@@ -300,14 +309,14 @@ class Stream:
         mode = _enum("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
         with _garbage_left_alone():
             driver.cuStreamBeginCapture(self.handle, mode)
-            recorder.capturing = graph.number
+            recorder.capturing[self.name] = graph.number
             try:
                 yield graph
             except BaseException:
                 self._abandon_capture()
                 raise
             finally:
-                recorder.capturing = None
+                _end_of_capture(graph.number)
             graph.instantiate(driver.cuStreamEndCapture(self.handle))
 
     def _abandon_capture(self) -> None:
@@ -321,8 +330,16 @@ class Stream:
         forget_handle(self.handle)
 
 
+def _end_of_capture(graph: int) -> None:
+    """No stream captures for this graph any more."""
+    for name in [name for name, number in recorder.capturing.items() if number == graph]:
+        del recorder.capturing[name]
+
+
 class Event:
-    """A point in a stream, and a clock."""
+    """A point in a stream, and a clock. `captured`: the number of the graph, where that stream was captured then."""
+
+    captured: int | None = None
 
     def __init__(self, timing: bool = True) -> None:
         flag = "CU_EVENT_DEFAULT" if timing else "CU_EVENT_DISABLE_TIMING"
@@ -364,7 +381,8 @@ class Graph:
 
     def launch(self, stream: Stream) -> None:
         """Give the whole graph to `stream`."""
-        recorder.tell(graph=self.number, stream=stream.name)
+        if recorder.active:
+            recorder.tell(graph=self.number, stream=stream.name)
         driver.cuGraphLaunch(self._executable, stream.handle)
 
     def close(self) -> None:

@@ -15,11 +15,12 @@ def name_handle(handle: Any, name: str) -> None:
     """Let `handle` (a CUstream, CUfunction, ...) be called `name` from now on."""
     _names[type(handle), int(handle)] = name
     _handles[name] = handle
-    memory_map.version += 1  # what was spelled with another name for this number is wrong now
+    memory_map.version += 1  # what was spelled for this number is wrong now
 
 
 def forget_handle(handle: Any) -> None:
     """The handle is destroyed, and its number may come back for another."""
+    memory_map.version += 1
     name = _names.pop((type(handle), int(handle)), "")
     _handles.pop(name, None)
 

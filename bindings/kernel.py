@@ -157,7 +157,7 @@ class Kernel:
                 self._allow_dynamic_smem(smem)
         calls.last_launch = self.entry
         if recorder.active:
-            key = (self, stream.name, grid, block, tuple(arguments), smem)
+            key = (self, stream.name, grid, block, self._values.raw, smem)  # bits: 0.0 and -0.0 are equal
             recorder.tell(**spelled(key, lambda: self._detail(stream, grid, block, arguments, smem)))
         try:
             if dependent and self.module.device.dependent_launch:

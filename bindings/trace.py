@@ -7,7 +7,7 @@ of tools/trace.
 
 An event is a dictionary that JSON can hold. Of every call:
 
-    kind "call"    n: its number, from 1 on    t_us: when it was made, in microseconds of the trace
+    kind "call"    n: its number in this process, from 1 on    t_us: when it was made, in microseconds of the trace
     call           the API's own name          args: its arguments by the API's parameter names, spelled out
     label          "step 1 / decode / layer 3 / attention"      site: "engine/models/llama.py:160"
     host_us        how long the host was in it                  result: "ok", or the error's name
@@ -17,6 +17,8 @@ product its sizes; an allocation its buffer. While a stream captures, what it is
 number of the graph that it goes to: that is recorded and does not run.
 """
 
+from __future__ import annotations
+
 import concurrent.futures.thread
 import contextlib
 import json
@@ -25,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from types import FrameType
@@ -119,19 +121,21 @@ class _Deaf:
 class Recorder:
     """Hands every call to those who listen.
 
-    `active` is read by the door and by whoever can say more of a call; `labels` is the stack that `label()` pushes to;
-    `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's named arguments), and
-    `operands` its tensors by name, for listeners that look into device memory. `capturing` is the number of the graph
-    that a stream is being captured into, None while none is. `wants_eager`: a listener wishes to see every kernel
-    launched on its own where the engine would replay a graph; calls made for that reason carry `replayed`.
+    `active`, whether anybody listens, is read by the door and by whoever can say more of a call; `labels` is the stack
+    that `label()` pushes to; `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's
+    named arguments), and `operands` its tensors by name, for listeners that look into device memory. `capturing` has each
+    stream that is being captured, by its name, with the number of the graph that this makes. `wants_eager`: a listener
+    wishes to see every kernel launched on its own where the engine would replay a graph; calls made for that reason
+    carry `replayed`.
     """
 
     def __init__(self) -> None:
         self.labels: list[str] = []
         self.detail: dict[str, Any] = {}
         self.operands: Mapping[str, Tensor] = {}
-        self.capturing: int | None = None
+        self.capturing: dict[str, int] = {}
         self.wants_eager = self.replays = False
+        self.active = os.environ.get("CUTAWAY_TRACE", "0") != "0"  # no property: it is read where time is short
         self.count = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
@@ -143,10 +147,9 @@ class Recorder:
         level = print_level()
         return [Printer(level)] if level else []
 
-    @property
-    def active(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self.listeners)
+    def _changed(self) -> None:
+        self.active = bool(self.listeners)
+        self.on_change()
 
     @contextmanager
     def listening(self, listener: Listener, *, first: bool = False) -> Iterator[None]:
@@ -154,15 +157,15 @@ class Recorder:
 
         Who hears first of a call hears last of its end: while a debugger holds the program, nobody's clock runs.
         """
-        if not self.active:
+        if not self.listeners:
             self.origin = time.perf_counter_ns()
         self.listeners.insert(0 if first else len(self.listeners), listener)
-        self.on_change()
+        self._changed()
         try:
             yield
         finally:
             self.listeners.remove(listener)
-            self.on_change()
+            self._changed()
 
     @property
     def ignores(self) -> bool:
@@ -182,20 +185,27 @@ class Recorder:
         finally:
             self.replays = False
 
-    def tell(self, **detail: Any) -> None:
-        """Record this beside the driver call that comes next."""
+    def tell(self, operands: Mapping[str, Tensor] | None = None, **detail: Any) -> None:
+        """Record this beside the driver call that comes next; `operands` are its tensors by name."""
         if self.active and not self.ignores:
             self.detail |= detail
+            if operands is not None:
+                self.operands = operands
+
+    def forget(self) -> None:
+        """The call that something was told of is not made."""
+        self.detail, self.operands = {}, {}
 
     @contextmanager
     def later(self) -> Iterator[None]:
-        """What was told so far is of a call that comes behind the block: other calls have to be made before it."""
+        """What was told so far is of a call that comes behind the block: other calls have to be made before it.
+
+        A block that fails takes it along: that call is not made.
+        """
         detail, operands = self.detail, self.operands
-        self.detail, self.operands = {}, {}
-        try:
-            yield
-        finally:
-            self.detail, self.operands = detail, operands
+        self.forget()
+        yield
+        self.detail, self.operands = detail, operands
 
     def now_us(self) -> float:
         """Microseconds since the origin of the trace."""
@@ -215,24 +225,28 @@ class Recorder:
                 "site": call_site(),
                 **self.detail,
             }
-            if self.capturing is not None and "stream" in event:
-                event["captured"] = self.capturing
+            if event.get("stream") in self.capturing:
+                event["captured"] = self.capturing[event["stream"]]
             if self.replays:
                 event["replayed"] = True
             self.detail = {}
-            for listener in self.listeners:
-                listener.before(event)
+            try:
+                for listener in self.listeners:
+                    listener.before(event)
+            except BaseException:
+                self.forget()
+                raise
         event["t_us"] = self.now_us()  # listeners may have taken their time
         return event
 
     def after(self, event: Event, result: str) -> None:
-        """Close an event with its host duration and its result."""
+        """Close an event with its host duration and its result. All hear of it, whatever one listener raises."""
         event["host_us"] = self.now_us() - event["t_us"]
         event["result"] = result
-        with self._deaf:
-            for listener in reversed(self.listeners):
-                listener.after(event)
-            self.operands = {}
+        with self._deaf, ExitStack() as stack:
+            stack.callback(self.forget)
+            for listener in self.listeners:
+                stack.callback(listener.after, event)  # the last is called first
 
     def note(self, note: Event) -> None:
         """Tell those who listen of something that is no call; `t_us` is added."""

@@ -205,10 +205,14 @@ class Op:
         values = self.values(given, symbols)
         if recorder.active:
             key = (self, tuple(values), tuple(symbols.values()))
-            recorder.tell(**spelled(key, lambda: self._describe(given, symbols)))
-            recorder.operands = {arg.name: given[arg.name] for arg in self.tensors}
+            operands = {arg.name: given[arg.name] for arg in self.tensors}
+            recorder.tell(operands, **spelled(key, lambda: self._describe(given, symbols)))
         x, y, z = (*geometry.grid, 1, 1)[:3]
-        kernel.launch(stream, (x, y, z), (geometry.block, 1, 1), values, geometry.smem, dependent)
+        try:
+            kernel.launch(stream, (x, y, z), (geometry.block, 1, 1), values, geometry.smem, dependent)
+        except BaseException:
+            recorder.forget()  # it may have failed before there was a call
+            raise
 
     def _describe(self, given: Mapping[str, Any], symbols: Symbols) -> dict[str, Any]:
         names = SimpleNamespace(**symbols)

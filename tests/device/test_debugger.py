@@ -229,7 +229,7 @@ def in_a_graph(run: Run) -> Iterator[str]:
     yield "out; peek activations.qkv[0]"
     assert "cannot read device memory now" in run.said()
     yield "c"
-    assert "captured into graph" in run.said() and recorder.capturing is not None
+    assert "captured into graph" in run.said() and recorder.capturing
     yield "peek qkv[0, 0, :4]"
     assert "cannot read device memory now: the stream is being captured into a graph" in run.said()
     yield "out"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bindings import cublas
 from bindings.activity import choose_clock
 from bindings.calls import driver
 from bindings.cublas import Blas
-from bindings.device import Device
+from bindings.device import Device, Stream
+from bindings.device import Event as DeviceEvent
 from bindings.dtypes import BF16, F32
 from bindings.errors import CudaError, CutawayError
 from bindings.trace import Event, label, recorder
@@ -169,6 +172,117 @@ def test_what_a_listener_raises_takes_the_place_of_the_call(device: Device, tens
     with recorder.listening(Stop()), pytest.raises(RuntimeError, match="no further"):
         launch(device, tensors)
     assert not tensors[3].numpy().any(), "the kernel ran"
+
+
+def test_what_one_listener_raises_keeps_nothing_from_the_others(device: Device, tensors: Any) -> None:
+    class Broken(Keeper):
+        def after(self, event: Event) -> None:
+            raise RuntimeError("no room")
+
+    first, last = Keeper(), Keeper()
+    with recorder.listening(first), recorder.listening(Broken()), recorder.listening(last):
+        with pytest.raises(RuntimeError, match="no room"):
+            launch(device, tensors)
+        assert [call["call"] for call in first.calls] == [call["call"] for call in last.calls] == ["cuLaunchKernel"]
+        assert recorder.operands == {}
+
+
+@pytest.mark.parametrize("moment", ["a listener refuses", "the arguments do not fit", "the product has no such type"])
+def test_what_is_told_of_a_call_that_is_not_made_is_not_told_of_the_next(
+    device: Device, tensors: Any, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    x, weight, _, out = tensors
+    blas, square = Blas(device, device.stream), device.empty((64, 64), BF16, "square")
+    launch(device, tensors)
+
+    class Refuses(Keeper):
+        def before(self, event: Event) -> None:
+            if "op" in event:
+                raise CutawayError("no")
+
+    keeper = Keeper()
+    with recorder.listening(keeper), ExitStack() as stack, pytest.raises(CutawayError):
+        if moment == "the product has no such type":
+            monkeypatch.delitem(cublas.CUDA_TYPE, BF16)
+            blas.gemm(x, x, square)
+        elif moment == "a listener refuses":
+            stack.enter_context(recorder.listening(Refuses()))
+            launch(device, tensors)
+        else:
+            ops.RMSNORM(device.stream, out=out, x=x, weight=weight, eps="small")
+    assert recorder.detail == {} and recorder.operands == {}
+    with recorder.listening(keeper):
+        device.synchronize()
+    assert "op" not in keeper.calls[-1]
+    blas.close()
+    square.free()
+
+
+def test_a_call_that_the_binding_refuses_is_not_told_as_done(device: Device) -> None:
+    keeper = Keeper()
+    with recorder.listening(keeper), pytest.raises((TypeError, ValueError)):
+        driver.cuMemAlloc("many")
+    assert keeper.calls[-1]["result"] in ("TypeError", "ValueError")
+
+
+def test_equal_arguments_of_different_bits_are_told_apart(device: Device, tensors: Any) -> None:
+    x, weight, _, out = tensors
+    keeper = Keeper()
+    with recorder.listening(keeper):
+        for eps in (0.0, -0.0):
+            ops.RMSNORM(device.stream, out=out, x=x, weight=weight, eps=eps)
+    assert [call["params"]["eps"] for call in keeper.calls if "op" in call] == ["0.0", "-0.0"]
+
+
+def test_batches_of_the_same_matrices_are_told_by_their_number(device: Device) -> None:
+    blas, keeper = Blas(device, device.stream), Keeper()
+    out, a, b = (device.upload(np.ones((4, 8, 8)), BF16, name) for name in ("out", "a", "b"))
+    with recorder.listening(keeper):
+        for count in (4, 2):
+            blas.gemm_batched(out[:count], a[:count], b[:count])
+    four, two = keeper.calls
+    assert (four["flops"], two["flops"]) == (4 * 1024, 2 * 1024) and two["bytes"] == four["bytes"] // 2
+    assert two["tensors"]["out"] == "out:bf16[2, 8, 8]"
+    blas.close()
+    for tensor in (out, a, b):
+        tensor.free()
+
+
+def test_a_stream_that_does_not_capture_is_not_told_as_captured(device: Device, tensors: Any) -> None:
+    """While one stream captures, another goes on; once it waits for the first, it captures, too."""
+    launch(device, tensors)
+    other, event, back, keeper = Stream(device), DeviceEvent(timing=False), DeviceEvent(timing=False), Keeper()
+    x, weight, _, out = tensors
+
+    def launch_on(stream: Stream) -> None:
+        ops.RMSNORM(stream, out=out, x=x, weight=weight, eps=1e-5)
+
+    with recorder.listening(keeper):
+        with device.stream.capture() as graph:
+            launch_on(device.stream)
+            launch_on(other)
+            device.stream.record(event)
+            other.wait(event)
+            launch_on(other)
+            other.record(back)
+            device.stream.wait(back)
+        launch_on(other)
+    launches = [call for call in keeper.calls if call["call"] == "cuLaunchKernel"]
+    assert [call.get("captured") for call in launches] == [graph.number, None, graph.number, None]
+    graph.close()
+    other.synchronize()
+    other.close()
+
+
+def test_a_number_that_was_a_streams_is_not_called_so_when_it_is_gone(device: Device) -> None:
+    stream, keeper = Stream(device), Keeper()
+    name = stream.name
+    with recorder.listening(keeper):
+        stream.synchronize()
+        stream.close()
+        with pytest.raises(CudaError):
+            driver.cuStreamSynchronize(stream.handle)
+    assert keeper.calls[0]["args"]["hStream"] == name != keeper.calls[-1]["args"]["hStream"]
 
 
 def test_a_refused_call_is_heard_with_its_error(device: Device) -> None:

@@ -8,8 +8,8 @@ MUTANTS = [
     Mutant(
         "cublas-wrong-leading-dimension",
         "bindings/cublas.py",
-        "1.0, b.address, _type(b.dtype), k if transpose_b else n, a.address,",
-        "1.0, b.address, _type(b.dtype), n if transpose_b else k, a.address,",
+        "1.0, b.address, operand, k if transpose_b else n, a.address,",
+        "1.0, b.address, operand, n if transpose_b else k, a.address,",
         "the transpose trick: the leading dimension is of the other side",
         "tests/device/test_bindings.py::test_gemm_is_row_major[sizes1-out_dtype0-True]",
     ),
