@@ -43,7 +43,13 @@ class Clock(Listener, Protocol):
 
 def gives_work(event: Event) -> bool:
     """Whether a call gave something to a stream that runs."""
-    return "stream" in event and "captured" not in event and event["result"] == "ok"
+    return "captured" not in event and asks_for_work(event)
+
+
+def asks_for_work(event: Event) -> bool:
+    """Whether a call gave something to a stream, which may be captured. A copy or a fill of no bytes is nothing."""
+    is_empty = event.get("bytes") == 0 and "op" not in event
+    return "stream" in event and event["result"] == "ok" and not is_empty
 
 
 class NoClock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from bindings.activity import gives_work
@@ -78,7 +79,8 @@ class CuptiClock:
         """What comes now does not."""
         self._cupti.activity_pop_external_correlation_id(self._own_kind)
         if "captured" in event:
-            self._count_nodes(event)
+            if event["result"] == "ok":
+                self._count_nodes(event)
         elif gives_work(event):
             self._open[event["n"]] = event
         if event["call"].endswith("Synchronize"):
@@ -112,6 +114,7 @@ class CuptiClock:
             if self._is_complete(event):
                 self._name_nodes(event)
                 del self._open[number]
+        self._call_of = {correlation: call for correlation, call in self._call_of.items() if call in self._open}
 
     def _measure_shift(self) -> int:
         """Nanoseconds to add to CUPTI's clock to get time.perf_counter_ns; the quickest of a few looks."""
@@ -156,7 +159,8 @@ class CuptiClock:
 
     def close(self) -> None:
         """Take what is there, and let CUPTI rest."""
-        self._cupti.activity_flush_all(1)
+        with suppress(self._cupti.cuptiError):  # a dead context has nothing more to tell
+            self._cupti.activity_flush_all(1)
         self._give_out()
         for kind in self._enabled:
             self._cupti.activity_disable(kind)

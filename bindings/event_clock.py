@@ -3,20 +3,23 @@
 One event stands in the stream before a call's work and one behind it, and the stream waits until both are there
 (stream_gate.py). What an empty pair measures is taken off. The times are coarser than CUPTI's: an event's resolution is
 half a microsecond, and a short kernel's time holds some of the launch. A graph is one activity: to see its kernels one
-by one, they have to be launched one by one, so the engine is asked for that (`recorder.wants_eager`).
+by one, they have to be launched one by one, so the engine is asked for that (`recorder.wants_eager`). Where streams
+can't wait for the host (stream_gate.py: NoGate), the time of a short kernel is about that of its launch.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from bindings.activity import gives_work
 from bindings.calls import driver
-from bindings.errors import CudaError
+from bindings.errors import STICKY, CudaError
 from bindings.handles import handle_named
 from bindings.stream_gate import Gate, NoGate, make_gate
 from bindings.trace import Event, recorder
@@ -61,6 +64,7 @@ class EventClock:
         self._gate: Gate | NoGate = NoGate()
         self._origin: Mark | None = None
         self._origin_us = self._empty_us = 0.0
+        self._context_is_dead = False
 
     def open(self) -> None:
         """Ask for kernels one by one, and for code that is loaded whole. The rest begins with the first stream."""
@@ -72,27 +76,48 @@ class EventClock:
         if event["call"] == "cuDevicePrimaryCtxRelease":
             self._release()
         if "stream" in event and "captured" not in event:
-            stream = handle_named(event["stream"])
-            if self._origin is None:
-                self._begin(stream)
-            self._start = self._take()
-            if "op" in event or "kernel" in event:
-                self._gate.close(stream)
-            self._start.record(stream)
+            with self._asking_nothing_of_the_dead():
+                self._mark_start(event, handle_named(event["stream"]))
+
+    def _mark_start(self, event: Event, stream: Any) -> None:
+        if self._context_is_dead:
+            return
+        if self._origin is None:
+            self._begin(stream)
+        self._start = self._take()
+        if "op" in event or "kernel" in event:
+            self._gate.close(stream)
+        self._start.record(stream)
 
     def after(self, event: Event) -> None:
         """Mark where it ends."""
-        if self._start is not None:
-            start, self._start = self._start, None
-            if gives_work(event):
-                end = self._take()
-                end.record(handle_named(event["stream"]))
-                self._waiting.append((event, start, end))
-            else:
-                self._free.append(start)
+        self._context_is_dead |= event["result"] in STICKY
+        with self._asking_nothing_of_the_dead():
+            if not self._context_is_dead:
+                self._mark_end(event)
+                if event["call"].endswith("Synchronize"):
+                    self.settle()
+        self._gate.open()
+
+    def _mark_end(self, event: Event) -> None:
+        start, self._start = self._start, None
+        if start is not None and gives_work(event):
+            end = self._take()
+            end.record(handle_named(event["stream"]))
+            self._waiting.append((event, start, end))
+        elif start is not None:
+            self._free.append(start)
+
+    @contextmanager
+    def _asking_nothing_of_the_dead(self) -> Iterator[None]:
+        """A dead context tells no times. That it died, the program is told by a call of its own."""
+        try:
+            yield
+        except CudaError as error:
             self._gate.open()
-        if event["call"].endswith("Synchronize"):
-            self.settle()
+            if error.name not in STICKY:
+                raise
+            self._context_is_dead = True
 
     def note(self, note: Event) -> None:
         """Nothing to note."""
@@ -145,12 +170,15 @@ class EventClock:
 
     def _release(self) -> None:
         """Give back what belongs to the context. What was not read by now is not known."""
-        self._gate.free()
         marks = self._free + [mark for _, start, end in self._waiting for mark in (start, end)]
-        for mark in [*marks, *([self._origin] if self._origin else [])]:
-            driver.cuEventDestroy(mark.handle)
+        gate, others = self._gate, [mark for mark in (self._origin, self._start) if mark]
         self._waiting.clear()
-        self._free, self._origin, self._gate = [], None, NoGate()
+        self._free, self._origin, self._start, self._gate = [], None, None, NoGate()
+        with self._asking_nothing_of_the_dead():
+            gate.free()
+            for mark in [*marks, *others]:
+                driver.cuEventDestroy(mark.handle)
+        self._context_is_dead = False
 
 
 def _kind(event: Event) -> str:

@@ -49,7 +49,8 @@ class Gate:
         self._number.value = self._closed
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, which waits for the device: nothing may wait for it behind a closed gate."""
+        self.open()
         self._ended.set()
         self._watchman.join()
         driver.cuMemFreeHost(self._address)

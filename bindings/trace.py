@@ -122,11 +122,11 @@ class Recorder:
     """Hands every call to those who listen.
 
     `active`, whether anybody listens, is read by the door and by whoever can say more of a call; `labels` is the stack
-    that `label()` pushes to; `detail` holds what the caller of the next driver call wants recorded beside it (a kernel's
-    named arguments), and `operands` its tensors by name, for listeners that look into device memory. `capturing` has each
-    stream that is being captured, by its name, with the number of the graph that this makes. `wants_eager`: a listener
-    wishes to see every kernel launched on its own where the engine would replay a graph; calls made for that reason
-    carry `replayed`.
+    that `label()` pushes to; `detail` holds what the caller of the next driver call wants recorded beside it (a
+    kernel's named arguments), and `operands` its tensors by name, for listeners that look into device memory.
+    `capturing` has each stream that is being captured, by its name, with the number of the graph that this makes.
+    `wants_eager`: a listener wishes to see every kernel launched on its own where the engine would replay a graph;
+    calls made for that reason carry `replayed`.
     """
 
     def __init__(self) -> None:

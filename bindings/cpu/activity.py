@@ -14,7 +14,7 @@ from bindings.cpu.operations import Operation
 
 
 class Origin(NamedTuple):
-    """Where an operation comes from: the number of the call that gave it, and of the node if that was a graph."""
+    """Where an operation comes from: the number of the call that gave it, and of its node if that was a graph."""
 
     call: int
     node: int | None = None
@@ -48,12 +48,25 @@ def watched() -> bool:
 
 def run(operation: Operation, where: Origin) -> None:
     """Run an operation. Raises Failure, and has killed the context, if it faults."""
-    if _tell is None or not operation.what:
+    if _tell is None:
         operation.run()
+        return
+    if not operation.what:
+        _run_within(operation, where)
         return
     start = time.perf_counter_ns()
     operation.run()
     _tell(Span(where, operation.what, operation.name, start, time.perf_counter_ns()))
+
+
+def _run_within(operation: Operation, where: Origin) -> None:
+    """Run what takes no time of its own: if it is a graph inside a graph, what it consists of comes from there."""
+    before = _origin
+    comes_from(where)
+    try:
+        operation.run()
+    finally:
+        comes_from(before)
 
 
 def watch(tell: Callable[[Span], None] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bindings.activity import gives_work
+from bindings.activity import asks_for_work
 from bindings.cpu import activity
 from bindings.cpu.pending import pending
 from bindings.trace import Event, recorder
@@ -29,13 +29,14 @@ class CpuClock:
     def after(self, event: Event) -> None:
         """Remember the call, or of which graph it is a node."""
         activity.comes_from(activity.NOBODY)
-        if "captured" in event:
-            self._captured.setdefault(event["captured"], []).append(event["n"])
-        elif gives_work(event):
-            self._open[event["n"]] = event
+        if asks_for_work(event):
+            if "captured" in event:
+                self._captured.setdefault(event["captured"], []).append(event["n"])
+            else:
+                self._open[event["n"]] = event
         self.settle()
-        if not pending.lazy:
-            self._open.pop(event["n"], None)  # it has run, whether there was something to do or not
+        if not self.is_open(event):
+            self._open.pop(event["n"], None)
 
     def note(self, note: Event) -> None:
         """Nothing to note."""
@@ -46,16 +47,14 @@ class CpuClock:
             event = self._open.get(span.origin.call)
             if event is not None:
                 event.setdefault("activities", []).append(self._activity(span, event))
-                if len(event["activities"]) == self._expected(event):
-                    del self._open[event["n"]]
+        for number in {span.origin.call for span in self._spans}:
+            if not pending.waits_for(number):
+                self._open.pop(number, None)
         self._spans.clear()
 
     def _nodes(self, event: Event) -> list[int]:
         """The captured calls of the graph that a call launches; none of one that was captured before the trace."""
         return self._captured.get(event["graph"], [])
-
-    def _expected(self, event: Event) -> int:
-        return len(self._nodes(event)) if event["call"] == "cuGraphLaunch" else 1
 
     def _activity(self, span: activity.Span, event: Event) -> Event:
         told = {
@@ -71,7 +70,7 @@ class CpuClock:
 
     def is_open(self, event: Event) -> bool:
         """With lazy streams a call's work comes later, one by one."""
-        return event["n"] in self._open
+        return pending.waits_for(event["n"])
 
     def close(self) -> None:
         """Stop watching."""

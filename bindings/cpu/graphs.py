@@ -58,9 +58,9 @@ class Executable(Operation):
 
     def run(self) -> None:
         if fences.after_every_operation() or activity.watched():
-            call = activity.origin().call
+            call, within = activity.origin()
             for node, operation in enumerate(self._operations):
-                activity.run(operation, activity.Origin(call, node))
+                activity.run(operation, activity.Origin(call, node if within is None else within))
                 fences.after_operation(operation.name)
         else:
             for run in self._runs:

@@ -14,6 +14,7 @@ import atexit
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -63,6 +64,7 @@ class Pending:
         self._tasks: dict[Task, None] = {}  # a set that keeps its order: the same seed makes the same choices
         self._ready: list[Task] = []
         self._bytes = 0
+        self._calls: Counter[int] = Counter()  # how many tasks each call has given, while somebody traces
 
     def switch(self, lazy: bool, seed: int) -> None:
         """Go on in this mode, with the choices of this seed. Nothing may be waiting."""
@@ -80,6 +82,7 @@ class Pending:
             earlier.followers.append(task)
             task.blockers += 1
         self._tasks[task] = None
+        self._calls[task.origin.call] += 1
         self._bytes += task.watch.nbytes if task.watch else 0
         if not task.blockers:
             self._ready.append(task)
@@ -106,6 +109,7 @@ class Pending:
         task = self._choose()
         self._ready.remove(task)
         del self._tasks[task]
+        self._call_is_nearer_its_end(task.origin.call)
         self._last_lane, task.done = task.lane, True
         try:
             self._run(task)
@@ -114,6 +118,15 @@ class Pending:
             raise
         finally:  # after an interrupt, too, nobody may wait for this task
             self._release(task)
+
+    def waits_for(self, call: int) -> bool:
+        """Whether something that the call of this number gave has not run."""
+        return call in self._calls
+
+    def _call_is_nearer_its_end(self, call: int) -> None:
+        self._calls[call] -= 1
+        if not self._calls[call]:
+            del self._calls[call]
 
     def _release(self, task: Task) -> None:
         """Let those that waited for `task` alone be chosen."""
@@ -150,6 +163,7 @@ class Pending:
             if task.watch:
                 task.watch.drop()
         self._tasks.clear()
+        self._calls.clear()
         self._ready.clear()
         self._bytes, self._last_lane = 0, None
 

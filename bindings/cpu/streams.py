@@ -191,16 +191,21 @@ def _line_up(stream: Stream, operation: Operation) -> Task:
     return stream.last
 
 
-def _line_up_nodes(stream: Stream, nodes: Nodes, after: list[Task], site: str, clock: Clock) -> list[Task]:
-    """Each node of a graph behind those that it waits for, the first behind `after`; the tasks at the end of it all."""
+def _line_up_nodes(
+    stream: Stream, nodes: Nodes, after: list[Task], site: str, clock: Clock, within: int | None = None
+) -> list[Task]:
+    """Each node of a graph behind those that it waits for, the first behind `after`; the tasks at the end of it all.
+
+    `within`: the number of the node that this graph is of another one.
+    """
     ends: list[list[Task]] = []
     for operation, dependencies in nodes:
         waits = [task for number in dependencies for task in ends[number]] if dependencies else after
-        inner = operation.nodes()
+        inner, node = operation.nodes(), len(ends) if within is None else within
         if inner is None:
-            ends.append([pending.add(stream, operation, waits, site, clock, node=len(ends))])
+            ends.append([pending.add(stream, operation, waits, site, clock, node)])
         else:
-            ends.append(_line_up_nodes(stream, inner, waits, site, clock))
+            ends.append(_line_up_nodes(stream, inner, waits, site, clock, node))
     return [task for group in ends for task in group] or after
 
 
