@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +60,42 @@ def test_reading_a_large_trace_tells_how_far_it_is(
     monkeypatch.setattr("tools.trace.recording.LARGE", 1000)
     Recording.read(path)
     assert capsys.readouterr().err == f"read the trace ({path.stat().st_size / 1e6:.1f} MB)\n"
+
+
+def test_a_link_stays_one_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    Recording(HEADER).write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and Recording.read(tmp_path / "file").header == HEADER
+
+
+def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        Recording(HEADER).write(pipe)
+        assert reader.stdout is not None and json.loads(reader.stdout.read()) == HEADER
+    assert pipe.is_fifo()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, repository: Path) -> None:
+    """A limit to the size of files stands for the disk."""
+    script = """
+import resource, sys
+from pathlib import Path
+from bindings.errors import CutawayError
+from tools.trace.recording import Recording
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    Recording({"kind": "header"}, [{"kind": "call", "n": n} for n in range(100_000)]).write(Path(sys.argv[1]))
+except CutawayError as error:
+    print(error)
+"""
+    target = tmp_path / "calls.jsonl"
+    command = [sys.executable, "-c", script, str(target)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout == f"cannot write the trace to {target}: File too large\n" and done.stderr == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
