@@ -11,14 +11,20 @@ from pathlib import Path
 import pytest
 
 from bindings.errors import CutawayError
-from tests.large_trace import call, step_note
+from tests.large_trace import call
+from tests.trace_events import HEADER as FULL_HEADER
+from tests.trace_events import Maker, note
+from tools import trace
 from tools.trace.recording import Recording, TraceError
 
 HEADER = {"kind": "header", "version": 1, "command": "generate Hi", "device": None, "clock": "none", "rates": None}
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    records = [call(1, 0.0, "cuInit"), step_note(1, 5.0), call(2, 9.0, "cuDeviceGet")]
+    maker = Maker()
+    maker.call("cuInit")
+    maker.launch("rmsnorm")
+    records = [maker.events[0], note(1), maker.events[1]]
     Recording(HEADER, records).write(tmp_path / "a.jsonl")
     read = Recording.read(tmp_path / "a.jsonl")
     assert (read.header, read.records) == (HEADER, records)
@@ -32,13 +38,16 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     [
         ("", "line 1 is no header"),
         ('{"kind": "call"}\n', "line 1 is no header"),
-        ('{"kind": "header", "version": 1}\nno json\n', "line 2 is no JSON"),
-        ('{"kind": "header", "version": 1}\n[1]\n', "line 2 is no record"),
-        ('{"kind": "header", "version": 1}\n{"a": 1}\n', "line 2 is no record"),
+        ('{"kind": "header", "version": 1}\n', "line 1 is not whole: a header has 'command', and this has none"),
+        (f"{json.dumps(HEADER)}\nno json\n", "line 2 is no JSON"),
+        pytest.param(f"{json.dumps(HEADER)}\n{'[' * 100_000}\n", "line 2 is no JSON", id="nested"),
+        (f"{json.dumps(HEADER)}\n[1]\n", "line 2 is no record"),
+        (f'{json.dumps(HEADER)}\n{{"a": 1}}\n', "line 2 is no record"),
+        (f'{json.dumps(HEADER)}\n{{"kind": "dance"}}\n', "line 2 is a record of the kind 'dance'"),
+        (f"{json.dumps(HEADER)}\n{json.dumps(HEADER)}\n", "line 2 is a second header"),
         ('{"kind": "header", "version": 9}\n', "version 9"),
-        ('{"kind": "header", "version": 1}\n{"kind": "call", "n": 1, "args": {}', "cut off in line 2; .*: head -n 1 "),
-        ('{"kind": "header", "version": 1}\n{"kind": "call", "n": 1}\n', "line 2 is no call .* no t_us, call, args"),
-        ('{"kind": "header", "version": 1}\n{"kind": "step"}\n', "line 2 is no step of a trace: it has no t_us, step"),
+        (f'{json.dumps(HEADER)}\n{{"kind": "call", "n": 1, "args": {{}}', "cut off in line 2; .*: head -n 1 "),
+        pytest.param(f"{json.dumps(HEADER)}\n{'[' * 100_000}", "cut off in line 2", id="nested and cut off"),
         ("\x00\x01\x02", "line 1 is no JSON"),
     ],
 )
@@ -60,6 +69,26 @@ def test_reading_a_large_trace_tells_how_far_it_is(
     monkeypatch.setattr("tools.trace.recording.LARGE", 1000)
     Recording.read(path)
     assert capsys.readouterr().err == f"read the trace ({path.stat().st_size / 1e6:.1f} MB)\n"
+
+
+def test_each_key_that_views_rely_on_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each key of each kind of record is left out, then no value: one line with its place, or a view of the rest."""
+    maker = Maker()
+    maker.alloc("embed", 100)
+    maker.captured_step(1, layers=1)
+    maker.step(2, layers=1)
+    records = [*maker.events, note(1, tables={"0": [1]})]
+    kinds = {(record["kind"], record.get("call")): number for number, record in enumerate(records)}
+    path, refused = tmp_path / "c.jsonl", set()
+    for number, key in [(chosen, key) for chosen in kinds.values() for key in records[chosen] if key != "kind"]:
+        for changed in ({}, {key: None}):
+            broken = {name: value for name, value in records[number].items() if name != key} | changed
+            Recording(FULL_HEADER, [*records[:number], broken, *records[number + 1 :]]).write(path)
+            code, err = trace.main(["--open", str(path), "--explain"]), capsys.readouterr().err
+            place = f"cutaway trace: error: {path}: line {number + 2} "
+            assert code == 0 or (code == 1 and err.startswith(place) and err.count("\n") == 1)
+            refused |= {key} if code else set()
+    assert {"n", "t_us", "host_us", "params", "tensors", "bytes", "sizes", "nbytes", "activities", "tables"} <= refused
 
 
 def test_a_link_stays_one_and_its_file_is_replaced(tmp_path: Path) -> None:

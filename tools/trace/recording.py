@@ -17,18 +17,15 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from bindings.errors import CutawayError
 from bindings.trace import Event, written_aside
 from tools.progress import Progress
+from tools.trace.records import problem
 
 VERSION = 1
 LARGE = 16_000_000  # bytes of a file that takes a second to read
-NEEDED = {
-    "call": ("n", "t_us", "call", "args", "label", "site", "host_us", "result"),
-    "step": ("t_us", "step", "decodes", "prefills", "copies", "tables", "released", "preempted", "num_pages",
-             "page_size", "free", "cached", "waiting", "running"),
-}  # fmt: skip
 
 
 class TraceError(CutawayError):
@@ -64,15 +61,12 @@ class Recording:
 
         Raises TraceError with the line for what is no trace, OSError if there is none.
         """
-        with path.open(encoding="utf-8", errors="replace") as file, Progress(quiet=path.stat().st_size < LARGE) as told:
-            lines = _followed(file, path.stat().st_size, told)
-            records = [_parse(line, number, path) for number, line in enumerate(lines, start=1)]
-        if not records or records[0].get("kind") != "header":
-            raise TraceError(f"{path}: line 1 is no header of a trace; write one with python -m tools.trace --jsonl")
-        header, *rest = records
-        if header.get("version") != VERSION:
-            raise TraceError(f"{path}: a trace of version {header.get('version')}; this reads version {VERSION}")
-        return cls(header, rest)
+        nbytes = path.stat().st_size
+        with path.open(encoding="utf-8", errors="replace") as file, Progress(quiet=nbytes < LARGE) as told:
+            lines = _followed(file, nbytes, told)
+            header = _header(_json(next(lines, "null"), 1, path), path)
+            records = [_checked(_json(line, number, path), number, path) for number, line in enumerate(lines, start=2)]
+        return cls(header, records)
 
 
 def _followed(lines: Iterable[str], nbytes: int, told: Progress) -> Iterator[str]:
@@ -83,17 +77,26 @@ def _followed(lines: Iterable[str], nbytes: int, told: Progress) -> Iterator[str
         told("read the trace", min(done, nbytes), nbytes, "bytes")
 
 
-def _parse(line: str, number: int, path: Path) -> Event:
+def _json(line: str, number: int, path: Path) -> Any:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
         if number > 1 and not line.endswith("\n"):
             whole = f"head -n {number - 1} {shlex.quote(str(path))} > whole.jsonl"
             raise TraceError(f"{path}: cut off in line {number}; what is before it can be read: {whole}") from None
         raise TraceError(f"{path}: line {number} is no JSON ({error})") from None
-    if not isinstance(record, dict) or "kind" not in record:
-        raise TraceError(f"{path}: line {number} is no record of a trace: it has no kind")
-    missing = [name for name in NEEDED.get(record["kind"], ()) if name not in record]
-    if missing and number > 1:  # the first line must be a header, which is told by who asks for it
-        raise TraceError(f"{path}: line {number} is no {record['kind']} of a trace: it has no {', '.join(missing)}")
-    return record
+
+
+def _header(record: Any, path: Path) -> Event:
+    if not isinstance(record, dict) or record.get("kind") != "header":
+        raise TraceError(f"{path}: line 1 is no header of a trace; write one with python -m tools.trace --jsonl")
+    if record.get("version") != VERSION:
+        raise TraceError(f"{path}: a trace of version {record.get('version')}; this reads version {VERSION}")
+    return _checked(record, 1, path)
+
+
+def _checked(record: Any, number: int, path: Path) -> Event:
+    wrong = problem(record) or ("is a second header" if record["kind"] == "header" and number > 1 else "")
+    if wrong:
+        raise TraceError(f"{path}: line {number} {wrong}")
+    return cast(Event, record)
