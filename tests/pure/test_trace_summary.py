@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+from random import Random
 from typing import Any
 
 import pytest
 
 from tests.trace_events import HEADER, Maker, feed
-from tools.trace import summary_text
+from tools.trace import busy, summary_text
+from tools.trace.events import busy_us
 from tools.trace.memory import owner
 from tools.trace.summary import Summary
 from tools.trace.terminal import Screen
@@ -130,6 +133,32 @@ def test_the_device_waited_for_what_is_not_busy() -> None:
     assert summed(maker).idle() is None
 
 
+def test_what_is_kept_does_not_grow_with_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(busy, "KEPT", 32)
+
+    def size(steps: int) -> int:
+        maker = Maker()
+        maker.captured_step(1)
+        for number in range(2, steps):
+            maker.graph_launch(number)
+        summary = summed(maker)
+        assert summary.as_json()["steps"][0]["steps"] == steps - 1
+        return len(pickle.dumps(summary))
+
+    assert size(400) < size(40) + 200
+
+
+def test_the_busy_time_of_many_spans_is_that_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(busy, "KEPT", 64)
+    random = Random(5)
+    work = [(start, start + random.uniform(0, 20)) for start in (10 * i + random.uniform(0, 80) for i in range(1000))]
+    found = busy.Busy()
+    for start in range(0, len(work), 7):
+        found.add(work[start : start + 7])
+    assert found.us == pytest.approx(busy_us(work))
+    assert (found.first_us, found.last_us) == (min(work)[0], max(end for _, end in work))
+
+
 @pytest.mark.parametrize(
     ("buffer", "whose"),
     [
@@ -182,7 +211,7 @@ def test_the_text_says_what_the_figures_say() -> None:
     assert [line.split() for line in text.splitlines() if line.startswith("  weights")] == [
         ["weights", "56.6", "MB", "56.6", "MB"]
     ]
-    assert "it waited for the host for" in text
+    assert "it waited for the host for" in text and "a host that tracing slows down" in text
 
 
 def test_columns_that_nobody_can_fill_are_left_out() -> None:

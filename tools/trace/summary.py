@@ -1,6 +1,7 @@
 """What a run came to: by API call, by kernel, by kind of step; who owned the memory; whether the device had to wait.
 
 Everything is counted, whatever the table shows. Kernels inside a graph launch count as the kernels that they are.
+What is kept does not grow with the run: a server may be watched for hours.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bindings.trace import Event
+from tools.trace.busy import Busy
 from tools.trace.events import Limits, Span, Speed, busy_us, device_us, place, spans, speed, work_name
 from tools.trace.memory import Memory, device_bytes
 from tools.trace.unrolled import Unroller
@@ -63,6 +65,7 @@ class Work(Tally):
 class StepTally:
     """One step: its kernels by name, and the time that host and device had for it (microseconds)."""
 
+    number: int
     kind: str
     kernels: int = 0
     host_us: float = 0.0
@@ -70,8 +73,36 @@ class StepTally:
     spans: list[Span] = field(default_factory=list)  # of its work on the device
 
 
+@dataclass
+class Steps:
+    """The steps of one kind: how many, the least and the most kernels of one, sums over all (microseconds)."""
+
+    count: int = 0
+    least: int = 0
+    most: int = 0
+    host_us: float = 0.0
+    device_us: float = 0.0
+    work: dict[str, Tally] = field(default_factory=dict)
+
+    def add(self, step: StepTally) -> None:
+        """Count one that has ended."""
+        self.least = min(self.least, step.kernels) if self.count else step.kernels
+        self.most = max(self.most, step.kernels)
+        self.count += 1
+        self.host_us += step.host_us
+        self.device_us += busy_us(step.spans)
+        for name, tally in step.work.items():
+            into = self.work.setdefault(name, Tally())
+            into.count, into.us, into.timed = into.count + tally.count, into.us + tally.us, into.timed + tally.timed
+
+    @property
+    def timed(self) -> bool:
+        """Whether the device's times are known."""
+        return any(tally.timed for tally in self.work.values())
+
+
 class Summary:
-    """A view that counts. `as_json()` and the properties say what it found."""
+    """A view that counts. `as_json()` and the properties say what it found, once it is closed."""
 
     def __init__(self) -> None:
         self.about: Mapping[str, Any] = {}
@@ -79,8 +110,9 @@ class Summary:
         self.calls: dict[str, Tally] = {}
         self.failed: dict[tuple[str, str], int] = {}  # by call and error
         self.work: dict[str, Work] = {}
-        self.steps: dict[tuple[int, int], StepTally] = {}  # by engine and number
-        self._engine = self._last_step = 0
+        self.kinds: dict[str, Steps] = {}  # decode, prefill, decode + prefill
+        self._current: StepTally | None = None
+        self._in_steps = Busy()
         self.memory = Memory()
         self.replays = False
         self._unroller = Unroller()
@@ -106,6 +138,7 @@ class Summary:
         if step is not None:
             step.host_us += event["host_us"]
             step.spans += spans(event)
+            self._in_steps.add(spans(event))
         if event["call"] == "cuGraphLaunch":
             for work in self._unroller.work_of(event):
                 self._count_work(work, step)
@@ -116,9 +149,15 @@ class Summary:
         at = place(event["label"])
         if at.step is None:
             return None
-        self._engine += at.step < self._last_step  # each engine counts its steps from 1
-        self._last_step = at.step
-        return self.steps.setdefault((self._engine, at.step), StepTally(at.kind))
+        if self._current is None or self._current.number != at.step:
+            self._end_step()
+            self._current = StepTally(at.step, at.kind)
+        return self._current
+
+    def _end_step(self) -> None:
+        if self._current is not None:
+            self.kinds.setdefault(self._current.kind, Steps()).add(self._current)
+        self._current = None
 
     def _count_work(self, event: Event, step: StepTally | None) -> None:
         """One kernel, product, copy or fill that ran."""
@@ -136,15 +175,8 @@ class Summary:
         """Steps are counted by their labels."""
 
     def close(self) -> None:
-        """Nothing is held back."""
-
-    @property
-    def kinds(self) -> dict[str, list[StepTally]]:
-        """The steps by kind: decode, prefill, decode + prefill."""
-        found: dict[str, list[StepTally]] = {}
-        for step in self.steps.values():
-            found.setdefault(step.kind, []).append(step)
-        return found
+        """The last step has ended, too."""
+        self._end_step()
 
     @property
     def device_us(self) -> float:
@@ -156,11 +188,11 @@ class Summary:
 
         None where no step was timed, and where kernels were launched one by one to be timed, in place of graphs.
         """
-        work = [span for step in self.steps.values() for span in step.spans]
-        if not work or self.replays:
+        work = self._in_steps
+        if work.is_empty or self.replays:
             return None
-        span, busy = max(end for _, end in work) - min(start for start, _ in work), busy_us(work)
-        return {"span_us": span, "busy_us": busy, "waited_us": max(span - busy, 0.0)}
+        span = work.last_us - work.first_us
+        return {"span_us": span, "busy_us": work.us, "waited_us": max(span - work.us, 0.0)}
 
     def as_json(self) -> dict[str, Any]:
         """All figures; times in microseconds, rates per second."""
@@ -221,32 +253,20 @@ def call_json(name: str, tally: Tally, host_us: float) -> dict[str, Any]:
     return {"call": name, "calls": tally.count, **mean, "bytes": tally.nbytes, "share": share}
 
 
-def kind_json(kind: str, steps: list[StepTally]) -> dict[str, Any]:
+def kind_json(kind: str, steps: Steps) -> dict[str, Any]:
     """The figures of the steps of one kind; `kernels` by time, per step."""
-    total = merged(steps)
-    timed = any(tally.timed for tally in total.values())
     return {
         "kind": kind,
-        "steps": len(steps),
-        "kernels_per_step": {"least": min(s.kernels for s in steps), "most": max(s.kernels for s in steps)},
-        "host_us_per_step": sum(step.host_us for step in steps) / len(steps),
-        "device_us_per_step": sum(busy_us(step.spans) for step in steps) / len(steps) if timed else None,
+        "steps": steps.count,
+        "kernels_per_step": {"least": steps.least, "most": steps.most},
+        "host_us_per_step": steps.host_us / steps.count,
+        "device_us_per_step": steps.device_us / steps.count if steps.timed else None,
         "kernels": [
             {
                 "name": name,
-                "runs_per_step": tally.count / len(steps),
-                "us_per_step": tally.us / len(steps) if timed else None,
+                "runs_per_step": tally.count / steps.count,
+                "us_per_step": tally.us / steps.count if steps.timed else None,
             }
-            for name, tally in largest(total)
+            for name, tally in largest(steps.work)
         ],
     }
-
-
-def merged(steps: list[StepTally]) -> dict[str, Tally]:
-    """The work of several steps by name."""
-    total: dict[str, Tally] = {}
-    for step in steps:
-        for name, tally in step.work.items():
-            into = total.setdefault(name, Tally())
-            into.count, into.us, into.timed = into.count + tally.count, into.us + tally.us, into.timed + tally.timed
-    return total

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.trace.events import EXPECTED, busy_us
+from tools.trace.events import EXPECTED
 from tools.trace.memory import OWNERS, PINNED, device_bytes
-from tools.trace.summary import WAITS, StepTally, Summary, Tally, largest, merged
+from tools.trace.summary import WAITS, Steps, Summary, Tally, largest
 from tools.trace.terminal import Screen
 from tools.trace.units import amount, counted, duration, percent, rate
 
@@ -76,32 +76,30 @@ def _work_rows(summary: Summary) -> list[Row]:
 def _step_lines(summary: Summary, screen: Screen) -> list[str]:
     lines = []
     for kind, steps in summary.kinds.items():
-        title = f"{counted(len(steps), f'{kind} step')}: {_per_step(steps)}"
+        title = f"{counted(steps.count, f'{kind} step')}: {_per_step(steps)}"
         lines += [screen.paint(title, "bold"), *_longest(steps), ""]
     return lines
 
 
-def _per_step(steps: list[StepTally]) -> str:
-    least, most = min(step.kernels for step in steps), max(step.kernels for step in steps)
-    each = " each" if len(steps) > 1 else ""
+def _per_step(steps: Steps) -> str:
+    least, most = steps.least, steps.most
+    each = " each" if steps.count > 1 else ""
     kernels = f"{counted(least, 'kernel')}{each}" if least == most else f"{least:,} to {most:,} kernels"
-    busy = sum(busy_us(step.spans) for step in steps) / len(steps)
-    host = sum(step.host_us for step in steps) / len(steps)
+    busy, host = steps.device_us / steps.count, steps.host_us / steps.count
     times = [f"device {duration(busy)}"] if busy else []
     words = f"{kernels}; {', '.join([*times, f'calls of the host {duration(host)}'])}{' on average' if each else ''}"
     return f"{words}; longest:" if busy else words
 
 
-def _longest(steps: list[StepTally]) -> list[str]:
+def _longest(steps: Steps) -> list[str]:
     """What takes longest in a step."""
-    total = merged(steps)
-    us = sum(tally.us for tally in total.values())
+    us = sum(tally.us for tally in steps.work.values())
     if not us:
         return []
     return [
-        f"  {name:{NAME - 2}}  {tally.count / len(steps):6.4g} times  {duration(tally.us / len(steps)):>7}"
+        f"  {name:{NAME - 2}}  {tally.count / steps.count:6.4g} times  {duration(tally.us / steps.count):>7}"
         f"  {percent(tally.us / us):>5}"
-        for name, tally in largest(total)[:LONGEST]
+        for name, tally in largest(steps.work)[:LONGEST]
     ]
 
 
@@ -126,8 +124,12 @@ def _waiting_lines(summary: Summary) -> list[str]:
     idle = summary.idle()
     if idle is not None:
         span, busy, waited = (idle[key] for key in ("span_us", "busy_us", "waited_us"))
-        lines.append(f"device: busy {duration(busy)} of the {duration(span)} from the first work of a step to the last")
-        lines.append(f"        it waited for the host for {duration(waited)} ({percent(waited / span)})")
+        share = percent(waited / span)
+        lines += [
+            f"device: busy {duration(busy)} of the {duration(span)} from the first work of a step to the last",
+            f"        it waited for the host for {duration(waited)} ({share}), a host that tracing slows down:",
+            "        the engine by itself keeps it busier",
+        ]
     elif summary.replays:
         lines.append("device: kernels were launched one by one to be timed, where a graph would run without gaps")
     return lines + [_failure(*failure, count) for failure, count in summary.failed.items()]
