@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from typing import Protocol
 
@@ -120,10 +120,13 @@ class Session:
 
     def close(self) -> None:
         """Take what times there are, and hand on the rest."""
-        with suppress(CudaError):  # a dead context tells no times; the run has told why it is dead
-            self._clock.close()
-        self._clock = NoClock()
-        self._begin(None)
-        self._hand_on()
-        for view in self._views:
-            view.close()
+        try:
+            with suppress(CudaError):  # a dead context tells no times; the run has told why it is dead
+                self._clock.close()
+            self._clock = NoClock()
+            self._begin(None)
+            self._hand_on()
+        finally:  # where one view can't write any more, the others still can
+            with ExitStack() as stack:
+                for view in reversed(self._views):
+                    stack.callback(view.close)

@@ -47,7 +47,8 @@ class Views:
         self._screen = Screen(stdout, arguments.color, arguments.wide)
         self._filter = Filter(arguments.calls, arguments.layer, arguments.step, arguments.kernel)
         self._summary, self._files = Summary(), ExitStack()
-        self._views: list[View] = [self._summary, *self._on_screen(), *self._in_files()]
+        on_screen = self._on_screen()
+        self._views: list[View] = [self._summary, *self._in_files(), *on_screen]  # whose reader may go away
 
     def _on_screen(self) -> list[View]:
         chosen = self._arguments
@@ -86,9 +87,9 @@ class Views:
 
     def close(self) -> None:
         """The trace has ended. Raises CutawayError for a file that can't be written."""
-        with self._files:
-            for view in self._views:
-                view.close()
+        with self._files as files:
+            for view in reversed(self._views):
+                files.callback(view.close)
         self._sum_up()
 
     def _sum_up(self) -> None:
