@@ -44,6 +44,7 @@ class Keeper:
 def tensors(device: Device) -> Any:
     made = [device.upload(np.ones(shape), BF16, name) for name, shape in (("x", (4, 64)), ("w", (64,)), ("b", (8, 64)))]
     out = device.empty((4, 64), BF16, "out")
+    launch(device, (*made, out))  # the kernel is compiled and loaded now
     yield (*made, out)
     for tensor in (*made, out):
         tensor.free()
@@ -55,7 +56,6 @@ def launch(device: Device, tensors: Any) -> None:
 
 
 def test_a_launch_is_told_in_full(device: Device, tensors: Any) -> None:
-    launch(device, tensors)  # compiled before
     keeper = Keeper()
     with recorder.listening(keeper), label("layer 3"), label("attention"):
         launch(device, tensors)
@@ -124,7 +124,8 @@ def test_a_listener_is_not_heard_itself(device: Device, tensors: Any) -> None:
     class Meddler(Keeper):
         def after(self, event: Event) -> None:
             super().after(event)
-            tensors[3].numpy()  # reads device memory
+            if len(self.calls) == 1:
+                tensors[3].numpy()  # reads device memory
 
     first, second = Meddler(), Keeper()
     with recorder.listening(first), recorder.listening(second):

@@ -20,12 +20,12 @@ import pytest
 
 from bindings.cache_directory import cache_directory
 from engine import lab_ops, ops
-from tests.mutants import bindings, cpu_device, engine, kernels, ladders, microtest
+from tests.mutants import bindings, cpu_device, engine, kernels, ladders, microtest, trace
 from tests.mutants.mutant import Mutant, make_copy
 from tests.mutants.verdict import NOTICED
 from tests.source_tree import REPOSITORY
 
-ROOMS = (kernels, ladders, cpu_device, bindings, engine, microtest)
+ROOMS = (kernels, ladders, cpu_device, bindings, engine, microtest, trace)
 MUTANTS = [mutant for room in ROOMS for mutant in room.MUTANTS]
 TIMEOUT = 240  # seconds; what hangs has not failed
 WORKERS = os.cpu_count() or 1
