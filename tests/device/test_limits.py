@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,16 @@ def test_what_is_remembered_is_told(device: Device, capfd: pytest.CaptureFixture
 def test_a_device_that_cannot_be_measured_has_no_limits(capfd: pytest.CaptureFixture[str]) -> None:
     assert limits_of({"kind": "no such kind", "name": "x", "driver_version": 1}) is None
     assert "measure the device (once)" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_device_is_not_measured_under_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: given.update(env))
+    for name in ("CUTAWAY_TRACE", "CUTAWAY_CPU_CHECK", "CUTAWAY_CPU_STREAMS", "CUTAWAY_CPU_THREADS"):
+        monkeypatch.setenv(name, "1")
+    assert limits_of({"kind": "no such kind", "name": "x", "driver_version": 1}) is None
+    assert "CUTAWAY_CACHE" in given and {name for name in given if name.startswith("CUTAWAY_CPU")} == {
+        "CUTAWAY_CPU_THREADS"
+    }
+    assert "CUTAWAY_TRACE" not in given
