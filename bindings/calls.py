@@ -20,7 +20,7 @@ from bindings.trace import recorder
 # The launch that came last, told in a sticky error: asynchronous faults surface at a later call.
 last_launch = "none"
 
-# How many sticky errors were raised: the context is dead, and who closes the device need not say so again.
+# How many sticky errors the program was told of: the context is dead, and who closes the device need not say so again.
 sticky_errors = 0
 
 LONGEST_NAME = 100

@@ -127,7 +127,8 @@ class Recorder:
     kernel's named arguments), and `operands` its tensors by name, for listeners that look into device memory.
     `capturing` has each stream that is being captured, by its name, with the number of the graph that this makes.
     `wants_eager`: a listener wishes to see every kernel launched on its own where the engine would replay a graph;
-    calls made for that reason carry `replayed`.
+    calls made for that reason carry `replayed`. `audience` is another number whenever somebody begins or ends to
+    listen.
     """
 
     def __init__(self) -> None:
@@ -137,7 +138,7 @@ class Recorder:
         self.capturing: dict[str, int] = {}
         self.wants_eager = self.replays = False
         self.active = os.environ.get("CUTAWAY_TRACE", "0") != "0"  # no property: it is read where time is short
-        self.count = 0
+        self.count = self.audience = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
         self._deaf = _Deaf()
@@ -150,6 +151,7 @@ class Recorder:
 
     def _changed(self) -> None:
         self.active = bool(self.listeners)
+        self.audience += 1
         self.on_change()
 
     @contextmanager

@@ -11,12 +11,13 @@ A note is a dictionary that JSON can hold:
     waiting, running        how many requests
 
 A request is known by its number, as text where it is a key. `tables` has only those block tables that are not what they
-were at the note before: all of them together follow from all notes so far.
+were at the note before: all of them together follow from all notes so far. Where the listeners are others than at the
+note before, it has all of them.
 """
 
 from __future__ import annotations
 
-from bindings.trace import Event
+from bindings.trace import Event, recorder
 from engine.request import Request
 from engine.scheduler import Batch, Scheduler
 
@@ -27,11 +28,13 @@ class StepNotes:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._told: dict[int, tuple[Request, list[int]]] = {}
+        self._audience = recorder.audience
 
     def of(self, batch: Batch) -> Event:
         """The note of a step that is about to run."""
         scheduler, pool = self._scheduler, self._scheduler.cache.pool
         gone = self._forget_gone()
+        self._tell_a_new_audience_all()
         return {
             "kind": "step",
             "step": batch.number,
@@ -55,6 +58,12 @@ class StepNotes:
         for request in gone:
             del self._told[request.index]
         return gone
+
+    def _tell_a_new_audience_all(self) -> None:
+        """Who begins to listen in the middle of a run has heard of no table yet."""
+        if recorder.audience != self._audience:
+            self._audience = recorder.audience
+            self._told = {index: (request, []) for index, (request, _) in self._told.items()}
 
     def _changed_tables(self) -> dict[str, list[int]]:
         changed = {}

@@ -462,6 +462,21 @@ def test_each_step_tells_who_runs_and_where(device: Device, toy: Path) -> None:
     assert notes[0]["running"] == 2 and notes[0]["waiting"] == 0 and notes[0]["page_size"] == 16
 
 
+def test_who_begins_to_listen_late_is_told_of_every_table(device: Device, toy: Path) -> None:
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=6)
+    with LLM(model=str(toy), device=device.kind, max_model_len=64) as llm:
+        llm.add_request({"prompt_token_ids": list(range(1, 21))}, params)
+        keepers = [Keeper(), Keeper()]
+        for keeper in keepers:
+            with recorder.listening(keeper):
+                llm.step()
+                llm.step()
+        while llm.has_unfinished_requests:
+            llm.step()
+    first, late = ([note for note in keeper.notes if note["kind"] == "step"] for keeper in keepers)
+    assert first[0]["tables"] == late[0]["tables"] != {} and late[1]["tables"] == {}
+
+
 def test_preemption_and_copies_are_told(device: Device, toy: Path) -> None:
     notes = notes_of(toy, device.kind, [list(range(1, 17)), list(range(21, 37))], pages=3, max_tokens=20)
     assert [note["preempted"] for note in notes if note["preempted"]] == [[1]]
