@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TextIO
 
 from bindings.activity import Choice
-from bindings.trace import Event, event_json, recorder, written_aside
+from bindings.trace import Event, event_json, recorder
+from bindings.trace_file import written_aside
 from tools.trace.session import Session
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bindings.trace import Event, written_aside
+from bindings.trace import Event
+from bindings.trace_file import written_aside
 from tools.trace.events import RESOLUTION_US, work_name
 from tools.trace.memory import Memory
 from tools.trace.unrolled import Unroller

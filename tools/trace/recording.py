@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from bindings.errors import CutawayError
-from bindings.trace import Event, written_aside
+from bindings.trace import Event
+from bindings.trace_file import written_aside
 from tools.progress import Progress
 from tools.trace.records import problem
 

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
-from bindings.trace import Event, written_aside
+from bindings.trace import Event
+from bindings.trace_file import written_aside
 from tools.trace import summary_text
 from tools.trace.explanations import Explainer
 from tools.trace.filters import Filter, ranges
