@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,13 @@ from bindings.errors import CudaError, CutawayError
 from bindings.trace import Event, label, recorder
 from engine import LLM, SamplingParams, ops
 from engine.random_model import write_random_model
-
-
-class Keeper:
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.begun: list[Event] = []
-        self.calls: list[Event] = []
-        self.notes: list[Event] = []
-
-    def before(self, event: Event) -> None:
-        self.begun.append(event)
-
-    def after(self, event: Event) -> None:
-        self.calls.append(event)
-
-    def note(self, note: Event) -> None:
-        self.notes.append(note)
+from tests.hearing import Keeper, launch, norm_tensors
 
 
 @pytest.fixture
-def tensors(device: Device) -> Any:
-    made = [device.upload(np.ones(shape), BF16, name) for name, shape in (("x", (4, 64)), ("w", (64,)), ("b", (8, 64)))]
-    out = device.empty((4, 64), BF16, "out")
-    launch(device, (*made, out))  # the kernel is compiled and loaded now
-    yield (*made, out)
-    for tensor in (*made, out):
-        tensor.free()
-
-
-def launch(device: Device, tensors: Any) -> None:
-    x, weight, _, out = tensors
-    ops.RMSNORM(device.stream, out=out, x=x, weight=weight, eps=1e-5)
+def tensors(device: Device) -> Iterator[Any]:
+    with norm_tensors(device) as made:
+        yield made
 
 
 def test_a_launch_is_told_in_full(device: Device, tensors: Any) -> None:
@@ -66,7 +41,7 @@ def test_a_launch_is_told_in_full(device: Device, tensors: Any) -> None:
     assert event["params"]["hidden"] == "64" and event["grid"] == [4, 1, 1]
     assert event["block"][0] == event["defines"]["BLOCK_THREADS"]
     assert event["bytes"] == 2 * 64 * (2 * 4 + 1) and event["stream"] == device.stream.name == event["args"]["hStream"]
-    assert event["site"].startswith("tests/device/test_listeners.py:")
+    assert event["site"].startswith("tests/hearing.py:")
 
 
 def test_what_is_told_of_a_launch_is_not_told_of_the_call_before_it(
@@ -355,84 +330,6 @@ def test_late_streams_tell_their_times_late(device: Device, tensors: Any) -> Non
     calls = timed(device, tensors, "auto")
     worked = [call for call in calls if "activities" in call]
     assert [len(call["activities"]) for call in worked] == [1, 2, 2, 1]
-
-
-def clocked(clock: Any, listener: Keeper) -> Any:
-    """A context in which `listener` keeps calls with the times of `clock`."""
-
-    class Both(Keeper):
-        def before(self, event: Event) -> None:
-            clock.before(event)
-
-        def after(self, event: Event) -> None:
-            clock.after(event)
-            listener.after(event)
-
-    clock.open()
-    return recorder.listening(Both())
-
-
-@pytest.mark.cpu_device_only
-@pytest.mark.usefixtures("any_schedule")
-@pytest.mark.parametrize("streams", ["eager", "lazy"])
-def test_no_call_waits_for_ever_for_its_times(device: Device, tensors: Any, streams: str) -> None:
-    """A copy of nothing, a graph that was captured before anybody listened, and one inside another."""
-    from bindings.cpu import driver as cpu_driver
-
-    launch(device, tensors)
-    with device.stream.capture() as old:
-        launch(device, tensors)
-        launch(device, tensors)
-    cpu_driver.set_streams(streams, 3)
-    clock, keeper, stream = choose_clock("auto"), Keeper(), device.stream
-    with clocked(clock, keeper):
-        device.copy_on_device(tensors[3].address, tensors[0].address, 0, stream)
-        old.launch(stream)
-        with stream.capture() as outer:
-            device.copy_on_device(tensors[3].address, tensors[0].address, 0, stream)
-            launch(device, tensors)
-            old.launch(stream)
-            launch(device, tensors)
-        outer.launch(stream)
-        stream.synchronize()
-        assert not [call for call in keeper.calls if clock.is_open(call)]
-    clock.close()
-    empty, before, _, first, inner, last, whole = [call for call in keeper.calls if "stream" in call]
-    assert "activities" not in empty and len(before["activities"]) == 2
-    assert [activity["of"] for activity in whole["activities"]] == [first["n"], inner["n"], inner["n"], last["n"]]
-    outer.close()
-    old.close()
-
-
-@pytest.mark.cpu_device_only
-@pytest.mark.usefixtures("any_schedule")
-@pytest.mark.parametrize("choice", ["auto", "events"])
-def test_a_clock_takes_no_error_for_itself(device: Device, tensors: Any, choice: Any) -> None:
-    """A kernel's fault is told by the call of the program that meets it, with a clock as without one."""
-    from bindings.cpu import driver as cpu_driver
-
-    kernel = ops.RMSNORM.kernel(device, {"T": 4, "H": 64})
-    cpu_driver.set_streams("lazy", 3)
-    clock, keeper = choose_clock(choice), Keeper()
-    try:
-        with clocked(clock, keeper), pytest.raises(CudaError) as met:
-            kernel.launch(device.stream, (1, 1, 1), (32, 1, 1), [16, 16, 16, 1.0, 64])
-            device.stream.synchronize()
-        with pytest.raises(CudaError) as told, recorder.listening(clock):
-            device.copy_on_device(tensors[3].address, tensors[0].address, 64, device.stream)
-        clock.close()
-    finally:
-        cpu_driver.reset_sticky()
-    assert (met.value.call, told.value.call) == ("cuStreamSynchronize", "cuMemcpyDtoDAsync")
-    assert not recorder.wants_eager
-
-
-@pytest.mark.cpu_device_only
-def test_a_clock_that_is_not_here_is_refused(device: Device) -> None:
-    with pytest.raises(CutawayError, match="CUPTI is for NVIDIA's GPUs"):
-        choose_clock("cupti")
-    with pytest.raises(CutawayError, match="must be one of auto, cupti, events, off"):
-        choose_clock("sundial")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _LISTENERS = "tests/device/test_listeners.py::test_"
+_CLOCKS = "tests/device/test_clocks.py::test_"
 _SESSION = "tests/pure/test_trace_session.py::test_"
 
 MUTANTS = [
@@ -14,7 +15,7 @@ MUTANTS = [
         "activity.Origin(call, node if within is None else within)",
         "activity.Origin(call, 0)",
         "every kernel of a graph is told as its first",
-        f"{_LISTENERS}no_call_waits_for_ever_for_its_times[eager]",
+        f"{_CLOCKS}no_call_waits_for_ever_for_its_times[eager]",
     ),
     Mutant(
         "trace-recorder-hears-its-listeners",
