@@ -134,7 +134,7 @@ def _traced(name: str, function: Callable[..., Any], call: Callable[..., Any]) -
     """`call`, recorded before and after."""
 
     def traced(*arguments: Any) -> Any:
-        if recorder.ignores:
+        if recorder.is_deaf():
             return call(*arguments)
         event, result = recorder.before(name, spell_arguments(function, arguments)), "ok"
         try:

@@ -30,14 +30,20 @@ from bindings.tensor import Tensor
 from bindings.trace import recorder
 
 
-class Operation(IntEnum):
-    """cublasOperation_t, as in the CUDA headers; these are enums so that a trace shows their names."""
+class Constant(IntEnum):
+    """A constant of the CUDA headers, of which a trace shows the name."""
+
+    __hash__ = int.__hash__  # an enum's own is slow, and a trace looks arguments up
+
+
+class Operation(Constant):
+    """cublasOperation_t."""
 
     CUBLAS_OP_N = 0
     CUBLAS_OP_T = 1
 
 
-class DataType(IntEnum):
+class DataType(Constant):
     """cudaDataType."""
 
     CUDA_R_32F = 0
@@ -45,19 +51,19 @@ class DataType(IntEnum):
     CUDA_R_16BF = 14
 
 
-class ComputeType(IntEnum):
+class ComputeType(Constant):
     """cublasComputeType_t."""
 
     CUBLAS_COMPUTE_32F = 68
 
 
-class Algorithm(IntEnum):
+class Algorithm(Constant):
     """cublasGemmAlgo_t."""
 
     CUBLAS_GEMM_DEFAULT = -1
 
 
-class MathMode(IntEnum):
+class MathMode(Constant):
     """cublasMath_t. Partial sums stay float32 even where cuBLAS splits K: else it may add bf16-rounded parts."""
 
     CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
@@ -103,7 +109,7 @@ class Blas:
         """
         m, n, k = _gemm_sizes(out, a, b, transpose_b)
         operand, result = _type(a.dtype), _type(out.dtype)
-        if recorder.active:
+        if recorder.is_detailed:
             self._tell("gemm", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
@@ -132,7 +138,7 @@ class Blas:
         groups = sizes.pop()
         m, n, k = _gemm_sizes(_one(out), _one(a), _one(b), transpose_b)
         operand, result = _type(a.dtype), _type(out.dtype)
-        if recorder.active:
+        if recorder.is_detailed:
             self._tell("gemm_batched", out, a, b, (m, n, k), transpose_b)
         cublas.cublasGemmStridedBatchedEx(
             self.handle, OP_T if transpose_b else OP_N, OP_N, n, m, k,
@@ -143,7 +149,7 @@ class Blas:
     def _tell(self, op: str, out: Tensor, a: Tensor, b: Tensor, sizes: tuple[int, int, int], transpose_b: bool) -> None:
         """What a trace tells of a product: in row-major words, beside cuBLAS's own arguments."""
         operands = {"out": out, "a": a, "b": b}
-        key = (op, *((tensor.address, tensor.dtype, tensor.shape) for tensor in operands.values()), transpose_b)
+        key = (op, *((tensor.address, tensor.dtype.name, tensor.shape) for tensor in operands.values()), transpose_b)
         told = spelled(key, lambda: _describe(op, operands, sizes, transpose_b))
         recorder.tell(operands, **told, stream=self.stream.name)
 

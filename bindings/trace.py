@@ -27,10 +27,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from bindings.errors import CutawayError
@@ -44,7 +44,7 @@ Event = dict[str, Any]
 
 _BINDINGS = str(Path(__file__).parent)
 _HAND_ON = (contextlib.__file__, concurrent.futures.thread.__file__, threading.__file__)  # calls of others
-_THE_DOOR = (__file__, str(Path(__file__).with_name("calls.py")))
+_DOOR_FILES = (__file__, str(Path(__file__).with_name("calls.py")))
 _PROJECT = str(Path(__file__).parent.parent)
 
 
@@ -74,9 +74,19 @@ def _shown_path(name: str) -> str:
     return os.path.relpath(name, _PROJECT) if name.startswith(_PROJECT) else name
 
 
-@cache
-def _is_passed_over(name: str) -> bool:
-    return name.startswith(_BINDINGS) or name in _HAND_ON
+_PASSED, _THE_DOOR = 1, 2
+_kinds: dict[CodeType, int] = {}  # of functions: kept, since it is asked for at each frame of each call
+
+
+def _kind(frame: FrameType) -> int:
+    """0 for a caller that says something, _PASSED for one that does not, _THE_DOOR for the recorder and the door."""
+    name = frame.f_code.co_filename
+    if name in _DOOR_FILES:
+        kind = _THE_DOOR
+    else:
+        kind = _PASSED * (name.startswith(_BINDINGS) or name in _HAND_ON or "TRACE_PASSES_OVER" in frame.f_globals)
+    _kinds[frame.f_code] = kind
+    return kind
 
 
 def call_site() -> str:
@@ -87,42 +97,24 @@ def call_site() -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     nearest = None
-    while frame is not None and (_is_passed_over(frame.f_code.co_filename) or "TRACE_PASSES_OVER" in frame.f_globals):
-        if nearest is None and frame.f_code.co_filename not in _THE_DOOR:
+    while frame is not None:
+        kind = _kinds.get(frame.f_code)
+        if kind is None:
+            kind = _kind(frame)
+        if not kind:
+            break
+        if nearest is None and kind == _PASSED:
             nearest = frame
         frame = frame.f_back
     frame = frame or nearest
     return "" if frame is None else f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
-class _Deaf:
-    """One thread at a time listens, and meanwhile nobody hears what it does itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # kernels are compiled by several threads
-        self._depth = self._owner = 0
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._depth += 1
-        self._owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._owner = 0
-        self._lock.release()
-
-    @property
-    def is_this_thread(self) -> bool:
-        """Whether it is this thread that listens."""
-        return self._owner == threading.get_ident()
-
-
 class Recorder:
     """Hands every call to those who listen.
 
-    `active`, whether anybody listens, is read by the door and by whoever can say more of a call; `labels` is the stack
+    `active`, whether anybody listens, is read by the door and by whoever can say more of a call; `is_detailed`, whether
+    somebody wants more than a line to print, by whoever knows tensors, bytes and FLOPs; `labels` is the stack
     that `label()` pushes to; `detail` holds what the caller of the next driver call wants recorded beside it (a
     kernel's named arguments), and `operands` its tensors by name, for listeners that look into device memory.
     `capturing` has each stream that is being captured, by its name, with the number of the graph that this makes.
@@ -138,10 +130,13 @@ class Recorder:
         self.capturing: dict[str, int] = {}
         self.wants_eager = self.replays = False
         self.active = os.environ.get("CUTAWAY_TRACE", "0") != "0"  # no property: it is read where time is short
+        self.is_detailed = False
         self.count = self.audience = 0
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
-        self._deaf = _Deaf()
+        # One thread at a time listens (kernels are compiled by several), and nobody hears what it does meanwhile.
+        self._listening = threading.RLock()
+        self.is_deaf: Callable[[], bool] = self._listening._is_owned  # type: ignore[attr-defined]  # as Condition asks
 
     @cached_property
     def listeners(self) -> list[Listener]:
@@ -151,6 +146,7 @@ class Recorder:
 
     def _changed(self) -> None:
         self.active = bool(self.listeners)
+        self.is_detailed = any(not isinstance(listener, Printer) for listener in self.listeners)
         self.audience += 1
         self.on_change()
 
@@ -173,11 +169,11 @@ class Recorder:
     @property
     def ignores(self) -> bool:
         """Whether calls of this thread are a listener's own: those are nobody's business."""
-        return self._deaf.is_this_thread
+        return self.is_deaf()
 
-    def ignoring(self) -> AbstractContextManager[None]:
+    def ignoring(self) -> AbstractContextManager[object]:
         """Calls of this thread inside the block are not recorded, and nobody hears of them."""
-        return self._deaf
+        return self._listening
 
     @contextmanager
     def replaying(self, graph_is_usual: bool) -> Iterator[None]:
@@ -190,7 +186,7 @@ class Recorder:
 
     def tell(self, operands: Mapping[str, Tensor] | None = None, **detail: Any) -> None:
         """Record this beside the driver call that comes next; `operands` are its tensors by name."""
-        if self.active and not self.ignores:
+        if self.active and not self.is_deaf():
             self.detail |= detail
             if operands is not None:
                 self.operands = operands
@@ -216,12 +212,12 @@ class Recorder:
 
     def before(self, name: str, arguments: dict[str, str]) -> Event:
         """Open the event of a call about to be made."""
-        with self._deaf:
+        with self._listening:
             self.count += 1
             event = {
                 "kind": "call",
                 "n": self.count,
-                "t_us": self.now_us(),
+                "t_us": 0.0,
                 "call": name,
                 "args": arguments,
                 "label": " / ".join(self.labels),
@@ -239,21 +235,27 @@ class Recorder:
             except BaseException:
                 self.forget()
                 raise
-        event["t_us"] = self.now_us()  # listeners may have taken their time
+        event["t_us"] = (time.perf_counter_ns() - self.origin) / 1e3  # not before: listeners may take their time
         return event
 
     def after(self, event: Event, result: str) -> None:
         """Close an event with its host duration and its result. All hear of it, whatever one listener raises."""
-        event["host_us"] = self.now_us() - event["t_us"]
+        event["host_us"] = (time.perf_counter_ns() - self.origin) / 1e3 - event["t_us"]
         event["result"] = result
-        with self._deaf, ExitStack() as stack:
-            stack.callback(self.forget)
-            for listener in self.listeners:
-                stack.callback(listener.after, event)  # the last is called first
+        failure: BaseException | None = None
+        with self._listening:
+            for listener in reversed(self.listeners):
+                try:
+                    listener.after(event)
+                except BaseException as error:
+                    failure = failure or error
+            self.forget()
+            if failure is not None:
+                raise failure
 
     def note(self, note: Event) -> None:
         """Tell those who listen of something that is no call; `t_us` is added."""
-        with self._deaf:
+        with self._listening:
             for listener in self.listeners:
                 listener.note({"t_us": self.now_us(), **note})
 
@@ -282,7 +284,9 @@ class Printer:
 
     def before(self, event: Event) -> None:
         """Print the call."""
-        print(self._line(event), file=self._file or sys.stderr, flush=True)
+        file = self._file or sys.stderr
+        file.write(f"{self._line(event)}\n")
+        file.flush()  # the next call may be the one that crashes
 
     def after(self, event: Event) -> None:
         """Nothing: what crashed has no end."""

@@ -203,7 +203,7 @@ class Op:
         geometry = self.geometry(symbols, stream.device.max_dynamic_smem)
         kernel = self.kernel(stream.device, symbols)
         values = self.values(given, symbols)
-        if recorder.active:
+        if recorder.is_detailed:
             key = (self, tuple(values), tuple(symbols.values()))
             operands = {arg.name: given[arg.name] for arg in self.tensors}
             recorder.tell(operands, **spelled(key, lambda: self._describe(given, symbols)))

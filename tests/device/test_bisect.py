@@ -58,7 +58,7 @@ FAULTS = {
         "(page_head * num_kv_heads + slot % PAGE_SIZE)",
         "step 1 / prefill / layer 0 / attention",
         "rope_kv_write",
-        "k_cache",
+        "k_cache or v_cache",  # several tokens write to one place: on a GPU another one is last each time
     ),
     "rope-pairing": Fault(
         "rope_kv_write.cu",
@@ -166,7 +166,7 @@ def found(right: list[Operation], job: Job, monkeypatch: pytest.MonkeyPatch, ker
 
 def assert_named(parted: Parting, fault: Fault) -> None:
     operation = parted.operation
-    assert (operation.label, operation.op, parted.output) == (fault.place, fault.op, fault.output)
+    assert (operation.label, operation.op) == (fault.place, fault.op) and parted.output in fault.output.split(" or ")
     assert operation.source == fault.source and operation.site.startswith("engine/models/llama.py:")
     assert parted.culprit == "b" and parted.exact is not None
     assert abs(parted.a - parted.exact) <= parted.tolerance + 2.0**-8 * abs(parted.exact)

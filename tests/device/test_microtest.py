@@ -156,7 +156,7 @@ def test_a_figure_above_the_ceiling_is_an_error(tool: Tool, monkeypatch: pytest.
     monkeypatch.setattr(rates, "known", lambda device, **_: Rates(1.0, 1.0))
     ran = tool("feed_tokens")
     assert ran.code == 1 and "IMPOSSIBLE" in ran.out
-    assert "so the measurement is wrong: the spec counts bytes" in ran.err and "--measure-rates" in ran.err
+    assert "so the measurement is wrong: " in ran.err and "--measure-rates" in ran.err
 
 
 WRONG_STRIDE = ("silu_mul.cu", "token * 2 * width", "token * width")

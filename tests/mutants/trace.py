@@ -19,9 +19,9 @@ MUTANTS = [
     ),
     Mutant(
         "trace-recorder-hears-its-listeners",
-        "bindings/trace.py",
-        "        return self._deaf.is_this_thread\n",
-        "        return False\n",
+        "bindings/calls.py",
+        "        if recorder.is_deaf():\n",
+        "        if False:\n",
         "what a listener reads from the device is told as the program's own call",
         f"{_LISTENERS}a_listener_is_not_heard_itself",
     ),
