@@ -126,7 +126,7 @@ class LLMEngine:
             batch.number = self._num_steps
             if self.watch:
                 self.watch(batch)
-            if recorder.active:
+            if recorder.is_detailed:
                 recorder.note(self._notes.of(batch))
             self._under_way.append(self._runner.launch(batch))
         events = self._collect(self._under_way.popleft()) if self._under_way else []
