@@ -135,6 +135,7 @@ class Recorder:
         self.origin = time.perf_counter_ns()
         self.on_change: Callable[[], None] = lambda: None
         # One thread at a time listens (kernels are compiled by several), and nobody hears what it does meanwhile.
+        # `is_deaf`: whether it is this one, so that its calls are a listener's own and nobody's business.
         self._listening = threading.RLock()
         self.is_deaf: Callable[[], bool] = self._listening._is_owned  # type: ignore[attr-defined]  # as Condition asks
 
@@ -165,11 +166,6 @@ class Recorder:
         finally:
             self.listeners.remove(listener)
             self._changed()
-
-    @property
-    def ignores(self) -> bool:
-        """Whether calls of this thread are a listener's own: those are nobody's business."""
-        return self.is_deaf()
 
     def ignoring(self) -> AbstractContextManager[object]:
         """Calls of this thread inside the block are not recorded, and nobody hears of them."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from engine.config import ModelConfig
-from tools.microtest.reference.llama_forward import Arithmetic, Doubles, Weights, llama_forward
+from tests.reference.llama_forward import Arithmetic, Doubles, Weights, llama_forward
 
 BF16_FRACTION_BITS = 7
 

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 from bindings.dtypes import float32_to_bf16
 from engine.gguf_model import dequantize, is_supported
 from tests.quantized_model import random_blocks
-from tools.microtest.reference.gguf_blocks import BLOCKS, dequantized, expected_bf16
+from tests.reference.gguf_blocks import BLOCKS, dequantized, expected_bf16
 
 TYPES = ["F32", "F16", "BF16", *BLOCKS]
 SUBNORMAL, SMALLEST, LARGEST = 2.0**-24, 2.0**-14, 65504.0
