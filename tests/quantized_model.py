@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from engine.gguf_model import unpermute
-from tests.tiny_model import add_value, gguf_name, random_weights, write_safetensors
 from tests.reference.gguf_blocks import BLOCKS, dequantized
+from tests.tiny_model import add_value, gguf_name, random_weights, write_safetensors
 
 Bytes = NDArray[np.uint8]
 # Not zero and not huge: the values of a weight matrix.

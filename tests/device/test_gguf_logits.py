@@ -11,9 +11,9 @@ import pytest
 from bindings.device import Device
 from engine import LLM
 from tests.quantized_model import write_as_safetensors, write_quantized
+from tests.reference.gguf_blocks import BLOCKS
 from tests.tiny_model import GGUF_METADATA, read_config
 from tests.tiny_tokenizer import byte_level_metadata
-from tests.reference.gguf_blocks import BLOCKS
 
 # 256 values, the longest block, in each row. One layer: what the types differ in ends with the load.
 SHAPE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 288}

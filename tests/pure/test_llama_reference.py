@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from tests.logit_error import SIGMAS, error_scale, random_rounding, separation
+from tests.reference.llama_forward import Arithmetic, llama_forward
 from tests.reference_logits import ReferenceLogits, load_reference_logits
 from tests.tiny_llama import MODELS, PROMPT_LENGTHS, TinyLlama
 from tools.microtest.comparator import assert_close
-from tests.reference.llama_forward import Arithmetic, llama_forward
 from tools.microtest.rounding import round_to_bf16
 
 Weights = dict[str, NDArray]
